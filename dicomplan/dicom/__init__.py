@@ -1,0 +1,1 @@
+"""Floor 9: the only room that knows pydicom and rt-utils."""

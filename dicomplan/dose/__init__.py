@@ -1,0 +1,1 @@
+"""Floor 5: from fluence or control points to dose."""

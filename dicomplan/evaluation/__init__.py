@@ -1,0 +1,1 @@
+"""Floor 8: the judgement of a dose: scorecard, indices, hot spots."""

@@ -1,0 +1,1 @@
+"""Floor 1: voxel grids, IEC 61217 frames, exact polygon coverage, distances, resampling."""

@@ -1,0 +1,1 @@
+"""Floor 10: the synthetic patients that demo, doctor, tests and tools share."""

@@ -1,0 +1,1 @@
+"""Floor 8: every loop that needs dose and optimiser together."""

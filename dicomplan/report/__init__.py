@@ -1,0 +1,1 @@
+"""Floor 9: the HTML report and ``plan.json``."""

@@ -1,0 +1,1 @@
+"""Floor 11: one file per job, the stages in order; sets thread counts."""
