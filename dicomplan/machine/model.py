@@ -1,0 +1,89 @@
+"""The linac as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class JawModel:
+    """A pair of independent jaws: travel limits of the first and second edge at isocentre, mm."""
+
+    first_range_mm: tuple[float, float]
+    second_range_mm: tuple[float, float]
+    min_opening_mm: float
+
+
+@dataclass(frozen=True)
+class MlcModel:
+    """An MLCX: ``leaf_boundaries_mm`` (N + 1 ascending, at isocentre), limits in mm, ``transmission`` (fraction).
+
+    ``leaf_span_mm``: greatest distance between the most extended and most retracted leaf of one bank.
+    ``over_travel_mm``: how far a leaf may pass the beam axis. ``retraction_mm``: how far it may withdraw from it.
+    ``min_gap_mm``: least distance of opposed leaves that move or stay open; ``interdigitation``: whether a leaf may pass
+    the opposed neighbour.
+    """
+
+    leaf_boundaries_mm: NDArray[np.float64]
+    leaf_span_mm: float
+    over_travel_mm: float
+    retraction_mm: float
+    min_gap_mm: float
+    interdigitation: bool
+    transmission: float
+
+    @property
+    def leaf_pairs(self) -> int:
+        """Number of leaf pairs."""
+        return len(self.leaf_boundaries_mm) - 1
+
+
+@dataclass(frozen=True)
+class BeamModel:
+    """The photon beam.
+
+    ``energies_mev`` and ``photon_weights`` (photons per bin, relative) are the spectrum at bin centres.
+    ``source_fwhm_mm``: full width at half maximum of the Gaussian primary source, at the source.
+    ``collimator_distance_mm``: distance from the source to the plane where source blur is formed (leaf end).
+    ``profile_radius_mm`` / ``profile_factor``: off-axis energy fluence relative to an isotropic point source.
+    """
+
+    nominal_energy_mv: float
+    energies_mev: NDArray[np.float64]
+    photon_weights: NDArray[np.float64]
+    source_fwhm_mm: float
+    collimator_distance_mm: float
+    profile_radius_mm: NDArray[np.float64]
+    profile_factor: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``dose_per_mu_gy`` in water on the axis at ``depth_mm`` and ``source_surface_distance_mm`` for a square field
+    of ``field_mm`` (at isocentre)."""
+
+    dose_per_mu_gy: float
+    source_surface_distance_mm: float
+    depth_mm: float
+    field_mm: float
+
+
+@dataclass(frozen=True)
+class MachineModel:
+    """A linac: geometry, limits, beam data and calibration; ``source`` is the machine file's text."""
+
+    name: str
+    description: str
+    source_axis_distance_mm: float
+    jaw_x: JawModel | None
+    jaw_y: JawModel | None
+    mlc: MlcModel
+    beam: BeamModel
+    calibration: Calibration
+    dose_rate_mu_min: float
+    min_segment_meterset_mu: float
+    min_segment_area_cm2: float
+    source: str = ""

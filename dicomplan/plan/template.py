@@ -1,0 +1,160 @@
+"""The plan template as values (YAML text to these values: ``dicomplan.plan.parse``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dicomplan.metrics.goals import Goal
+
+
+@dataclass(frozen=True)
+class TargetLevel:
+    """A target and its prescribed course dose in Gy; ``optional`` targets may be absent (name with ``?``)."""
+
+    name: str
+    dose_gy: float
+    optional: bool = False
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Scale all metersets by one factor so that ``metric_goal`` of ``structure`` is met with equality."""
+
+    structure: str
+    goal: Goal
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """Number of fractions, target levels (highest first as resolved), optional normalisation."""
+
+    fractions: int
+    targets: tuple[TargetLevel, ...]
+    normalize: Normalization | None = None
+
+
+@dataclass(frozen=True)
+class StructureEntry:
+    """A canonical structure name, the other spellings it is known by, and whether it may be absent."""
+
+    name: str
+    synonyms: tuple[str, ...] = ()
+    optional: bool = False
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class DerivedStructure:
+    """A derived structure and its expression as written (grammar: ``dicomplan.patient.algebra``)."""
+
+    name: str
+    expression: str
+    optional: bool = False
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class StructureGoal:
+    """A goal (or hard constraint) on a structure; ``priority`` 0 for hard constraints, else group 1, 2, ..."""
+
+    structure: str
+    goal: Goal
+    priority: int
+    line: int = 0
+
+    @property
+    def hard(self) -> bool:
+        """Whether it is a hard constraint."""
+        return self.priority == 0
+
+
+ObjectiveType = Literal["uniform", "min_dose", "max_dose", "mean_dose", "max_dvh", "min_dvh"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One term of the objective function written in the template: type, dose in Gy, weight, optional volume in %."""
+
+    structure: str
+    type: ObjectiveType
+    dose_gy: float
+    weight: float = 1.0
+    volume_percent: float | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class BeamField:
+    """IEC 61217 angles of one beam, degrees."""
+
+    gantry_angle_deg: float
+    couch_angle_deg: float = 0.0
+    collimator_angle_deg: float = 0.0
+
+
+@dataclass(frozen=True)
+class BeamSettings:
+    """Arrangement: technique, isocentre (``targets``, a structure name, or a patient point in mm) and fields."""
+
+    technique: Literal["imrt"] = "imrt"
+    isocenter: str | tuple[float, float, float] = "targets"
+    fields: tuple[BeamField, ...] = ()
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class BodySettings:
+    """What lies outside BODY (always air) and which ROIs are included in the dose calculation."""
+
+    outside: Literal["air"] = "air"
+    include: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DensityOverride:
+    """Mass density in g/cm3 that replaces the CT's inside a structure."""
+
+    structure: str
+    mass_density_g_cm3: float
+    optional: bool = False
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class DoseSettings:
+    """Dose grid step in mm (None: the CT's own voxels) and engines."""
+
+    grid_mm: float | None = 3.0
+    influence: Literal["pencil_beam"] = "pencil_beam"
+    final: Literal["pencil_beam"] = "pencil_beam"
+
+
+@dataclass(frozen=True)
+class DeliverySettings:
+    """Delivery mode and the greatest number of segments of the whole plan (None: no limit)."""
+
+    mode: Literal["step_and_shoot"] = "step_and_shoot"
+    max_segments: int | None = None
+
+
+@dataclass(frozen=True)
+class PlanTemplate:
+    """A whole template. ``source`` is its text as read (for ``plan.json`` and the plan's identifiers)."""
+
+    name: str
+    prescription: Prescription
+    machine: str = "generic_6mv"
+    structures: tuple[StructureEntry, ...] = ()
+    derived: tuple[DerivedStructure, ...] = ()
+    density: tuple[DensityOverride, ...] = ()
+    body: BodySettings = field(default_factory=BodySettings)
+    beams: BeamSettings = field(default_factory=BeamSettings)
+    constraints: tuple[StructureGoal, ...] = ()
+    goals: tuple[StructureGoal, ...] = ()
+    objectives: tuple[Objective, ...] = ()
+    dose: DoseSettings = field(default_factory=DoseSettings)
+    delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    source: str = ""
