@@ -57,20 +57,22 @@ class VoxelGrid:
 
     def local_from_patient(self, points_mm: ArrayLike) -> FloatArray:
         """Patient coordinates (..., 3) in mm to local coordinates (..., 3) in mm, order (x, y, z)."""
-        return np.asarray(points_mm, dtype=np.float64) @ self.direction_matrix
+        local: FloatArray = np.asarray(points_mm, dtype=np.float64) @ self.direction_matrix
+        return local
 
     def patient_from_local(self, points_mm: ArrayLike) -> FloatArray:
         """Local coordinates (..., 3) in mm to patient coordinates (..., 3) in mm, order (x, y, z)."""
-        return np.asarray(points_mm, dtype=np.float64) @ self.direction_matrix.T
+        points: FloatArray = np.asarray(points_mm, dtype=np.float64) @ self.direction_matrix.T
+        return points
 
     def axis_mm(self, axis: int) -> FloatArray:
         """Local coordinates in mm of the voxel centres along array axis 0 (z), 1 (y) or 2 (x)."""
-        start = self.local_origin_mm[2 - axis]
+        start = float(self.local_origin_mm[2 - axis])
         return start + self.spacing_mm[axis] * np.arange(self.shape[axis], dtype=np.float64)
 
     def edges_mm(self, axis: int) -> FloatArray:
         """Local coordinates in mm of the voxel edges along array axis 0 (z), 1 (y) or 2 (x); shape (n + 1,)."""
-        start = self.local_origin_mm[2 - axis] - 0.5 * self.spacing_mm[axis]
+        start = float(self.local_origin_mm[2 - axis]) - 0.5 * self.spacing_mm[axis]
         return start + self.spacing_mm[axis] * np.arange(self.shape[axis] + 1, dtype=np.float64)
 
     def patient_from_index(self, index_zyx: ArrayLike) -> FloatArray:
@@ -82,7 +84,8 @@ class VoxelGrid:
     def index_from_patient(self, points_mm: ArrayLike) -> FloatArray:
         """Patient coordinates (..., 3) (x, y, z) in mm to fractional voxel indices (..., 3) in order (z, y, x)."""
         spacing = np.array(self.spacing_mm[::-1])
-        return ((self.local_from_patient(points_mm) - self.local_origin_mm) / spacing)[..., ::-1]
+        index: FloatArray = ((self.local_from_patient(points_mm) - self.local_origin_mm) / spacing)[..., ::-1]
+        return index
 
     def crop(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> VoxelGrid:
         """The sub-grid of voxels ``start <= index < stop`` (order z, y, x); indices may lie outside (grid is extended)."""
