@@ -1,0 +1,255 @@
+"""The first thing a physicist looks for: status, what is broken or unmet, prescription and the goals table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dicomplan.report.markup import Markup, element, join, number, section, table, volume_text
+from dicomplan.report.values import ReportData
+
+STATUS_WORDS = {
+    "accepted": ("Accepted", "every hard constraint is met on the final dose"),
+    "failed": ("Failed", "a hard constraint is broken on the final dose"),
+    "not_deliverable": (
+        "Not deliverable",
+        "the machine cannot deliver this plan; no RTPLAN and no RTDOSE were written",
+    ),
+}
+NOT_A_DEVICE = "Research software, not a medical device. Not for clinical use."
+_LIMIT = re.compile(r"(<=|>=|≤|≥|<|>|=)\s*([0-9.]+)\s*(Gy|%|cc)?")
+Goal = Mapping[str, Any]
+
+
+def goal_limit(goal: Goal) -> tuple[bool, float] | None:
+    """(at most?, limit) of a goal of ``plan.json`` in its own unit, or None where its text names another unit.
+
+    ``limit`` and ``at_most`` of the goal are taken where it has them; else they are read from its text.
+    """
+    if "limit" in goal and "at_most" in goal:
+        return bool(goal["at_most"]), float(goal["limit"])
+    text, unit = str(goal.get("goal", "")), str(goal.get("unit", ""))
+    found = _LIMIT.search(text)
+    if found is None:
+        return None
+    written = found.group(3)
+    if written is None:
+        inside = re.search(r"\[(Gy|%|cc)\]", text)
+        written = inside.group(1) if inside else unit
+    return (found.group(1) in ("<=", "≤", "<"), float(found.group(2))) if written == unit else None
+
+
+def value_text(value: float | None, goal: Goal) -> str:
+    """A value with its unit, with as many decimals (2 to 5) as tell it from the limit when it is not equal to it."""
+    limit = goal_limit(goal)
+    digits = 2
+    if value is not None and limit is not None and value != limit[1]:
+        while digits < 5 and round(value, digits) == round(limit[1], digits):
+            digits += 1
+    shown = number(value, digits)
+    return shown if shown == "–" else f"{shown} {goal.get('unit', '')}".strip()
+
+
+def _margin(goal: Goal) -> str:
+    """How much room is left (+) or missing (−), in the goal's unit."""
+    limit, achieved = goal_limit(goal), goal.get("achieved")
+    if limit is None or achieved is None:
+        return ""
+    room = limit[1] - float(achieved) if limit[0] else float(achieved) - limit[1]
+    shown = number(room, 2)
+    return f"+{shown}" if room > 0 else shown
+
+
+def _mark(met: bool | None) -> Markup:
+    if met is None:
+        return element("span", "–", class_="mark none")
+    return element("span", "✓ met" if met else "✗ not met", class_="mark yes" if met else "mark no")
+
+
+def _ideal_met(goal: Goal) -> bool | None:
+    limit, ideal = goal_limit(goal), goal.get("ideal")
+    if limit is None or ideal is None:
+        return None
+    return float(ideal) <= limit[1] if limit[0] else float(ideal) >= limit[1]
+
+
+def _kind(goal: Goal) -> str:
+    return "hard constraint" if goal.get("kind") == "hard" else f"priority {goal.get('priority', '–')}"
+
+
+def _goal_table(goals: list[Goal], *, grouped: bool) -> Markup:
+    head = ("", "Structure", "Goal", "Final", "Room", "Ideal")
+    rows: list[Markup] = []
+    group = ""
+    for goal in goals:
+        if grouped and _kind(goal) != group:
+            group = _kind(goal)
+            rows.append(
+                element(
+                    "tr",
+                    element("th", f"{group.capitalize()}s" if group.startswith("h") else group.capitalize(), colspan=6),
+                    class_="group",
+                )
+            )
+        met = goal.get("met")
+        ideal = element(
+            "span", value_text(goal.get("ideal"), goal), class_="missed" if _ideal_met(goal) is False else None
+        )
+        cells = (
+            element("td", _mark(met)),
+            element("td", str(goal.get("structure", ""))),
+            element("td", str(goal.get("goal", "")), "" if grouped else element("small", f" {_kind(goal)}")),
+            element("td", element("b", value_text(goal.get("achieved"), goal)), class_="number"),
+            element("td", _margin(goal), class_="number"),
+            element("td", ideal, class_="number"),
+        )
+        rows.append(element("tr", *cells, class_="unmet" if met is False else None))
+    header = element(
+        "tr", *(element("th", cell, class_="number" if index > 2 else None) for index, cell in enumerate(head))
+    )
+    inner = element("table", element("thead", header), element("tbody", *rows), class_="goals")
+    return element("div", inner, class_="scroll")
+
+
+def ordered(goals: list[Goal]) -> list[Goal]:
+    """Hard constraints first, then goals by priority; the order within a group is kept."""
+    return sorted(goals, key=lambda goal: (goal.get("kind") != "hard", goal.get("priority") or 0))
+
+
+def header(data: ReportData) -> Markup:
+    """Plan label, status, disclaimer and the key numbers."""
+    document = data.document
+    status = str(document.get("status", ""))
+    word, meaning = STATUS_WORDS.get(status, (status, ""))
+    badge = element("span", word, class_=f"badge {status}" if status in STATUS_WORDS else "badge")
+    title = element(
+        "div", element("h1", data.plan_label), badge, element("span", meaning, class_="meaning"), class_="title"
+    )
+    who = [f"{label}: {value}" for label, value in data.identification]
+    facts = [
+        *who,
+        f"dicomplan {document.get('dicomplan', '')}",
+        str(document.get("machine", "")),
+        str(document.get("patient_position", "")),
+        data.created,
+    ]
+    line = element("p", " · ".join(fact for fact in facts if fact.strip()), class_="facts")
+    disclaimer = element("p", NOT_A_DEVICE, class_="disclaimer")
+    return element("header", title, line, disclaimer, _tiles(data), id="top")
+
+
+def _tiles(data: ReportData) -> Markup:
+    document = data.document
+    goals = list(document.get("goals", []))
+    quality = document.get("quality", {})
+    tiles: list[tuple[str, str, str]] = []
+    for kind, label in (("hard", "hard constraints met"), ("goal", "goals met")):
+        chosen = [goal for goal in goals if goal.get("kind") == kind]
+        if chosen:
+            met = sum(1 for goal in chosen if goal.get("met"))
+            tiles.append(
+                (f"{met} / {len(chosen)}", label, "good" if met == len(chosen) else "bad" if kind == "hard" else "warn")
+            )
+    if data.dose is not None:
+        tiles.append((f"{float(data.dose.dose_gy.max()):.1f} Gy", "maximum dose", ""))
+    for key, label, digits in (
+        ("conformity_index", "conformity (Paddick)", 2),
+        ("homogeneity_index", "homogeneity (D2−D98)/D50", 3),
+    ):
+        if quality.get(key) is not None:
+            tiles.append((number(float(quality[key]), digits), label, ""))
+    beams, segments = data.beams, sum(len(beam.delivery.segments) for beam in data.beams)
+    if beams:
+        tiles.append((str(len(beams)), "beams", ""))
+        tiles.append((str(segments), "segments", ""))
+        tiles.append((number(sum(beam.delivery.meterset_mu for beam in beams), 0), "MU per fraction", ""))
+    warnings = document.get("warnings", [])
+    tiles.append((str(len(warnings)), "warnings", "warn" if warnings else "good"))
+    cells = [
+        element("div", element("b", value), element("span", label), class_=f"tile {state}".strip())
+        for value, label, state in tiles
+    ]
+    return element("div", *cells, class_="tiles")
+
+
+def unmet_section(data: ReportData) -> Markup:
+    """Broken hard constraints and goals that are not met, before everything else; or that there are none."""
+    goals = ordered([goal for goal in data.document.get("goals", []) if goal.get("met") is False])
+    violations = [str(item) for item in data.document.get("violations", [])]
+    parts: list[Markup] = []
+    if violations:
+        parts.append(element("h3", "The machine cannot deliver this plan"))
+        parts.append(element("ul", *(element("li", item) for item in violations), class_="violations"))
+    for title, kind in (("Broken hard constraints", "hard"), ("Goals not met", "goal")):
+        chosen = [goal for goal in goals if (goal.get("kind") == "hard") == (kind == "hard")]
+        if chosen:
+            parts += [element("h3", title), _goal_table(chosen, grouped=False)]
+    if not parts:
+        judged = any(goal.get("met") is not None for goal in data.document.get("goals", []))
+        text = "All hard constraints and goals are met on the final dose." if judged else "No goal was judged."
+        parts.append(element("p", text, class_="all-met" if judged else "note"))
+    return element("section", *parts, id="unmet")
+
+
+_TARGET_METRICS = ("D98%_gy", "D95%_gy", "D50%_gy", "D2%_gy", "Dmean_gy", "Dmin_gy", "Dmax_gy")
+
+
+def prescription_section(data: ReportData) -> Markup:
+    """Fractions, levels, and each target whole and for the part that was optimised."""
+    prescription = data.document.get("prescription", {})
+    fractions = prescription.get("fractions")
+    levels = dict(prescription.get("targets", {}))
+    lines = []
+    for name, dose in sorted(levels.items(), key=lambda item: (-float(item[1]), item[0])):
+        each = f" ({float(dose) / int(fractions):.3g} Gy a fraction)" if fractions else ""
+        lines.append(element("li", element("b", f"{float(dose):g} Gy"), f" to {name}{each}"))
+    parts: list[Markup] = [
+        element("ul", element("li", element("b", str(fractions)), " fractions"), *lines, class_="levels")
+    ]
+    if prescription.get("normalize"):
+        parts.append(element("p", f"Normalised to {prescription['normalize']}", class_="note"))
+    rows: list[tuple[str, ...]] = []
+    for target in data.targets:
+        keys = [key for key in _TARGET_METRICS if key in target.whole]
+        rows.append(
+            (
+                element("b", target.name),
+                "whole",
+                volume_text(target.volume_cc),
+                *_target_cells(target.whole, target.level_gy),
+            )
+        )
+        if target.optimized is not None and keys:
+            cells = _target_cells(target.optimized, target.level_gy)
+            rows.append(("", "part optimised", volume_text(target.optimized_volume_cc), *cells))
+    if rows:
+        names = [key.removesuffix("_gy") for key in _TARGET_METRICS]
+        head = ("Target", "", "cm³", *(f"{name} [Gy]" for name in names))
+        parts.append(table(head, rows, numeric=range(2, len(head))))
+        note = (
+            "In small print: percent of the level. The part optimised leaves out points in air and just under the skin."
+        )
+        parts.append(element("p", note, class_="note"))
+    return section("prescription", "Prescription and targets", *parts)
+
+
+def _target_cells(metrics: Mapping[str, float], level_gy: float) -> list[Markup]:
+    cells = []
+    for key in _TARGET_METRICS:
+        value = metrics.get(key)
+        share = "" if value is None or level_gy <= 0 else f"{100 * value / level_gy:.1f} %"
+        cells.append(join((number(value, 2), element("small", share, class_="below"))))
+    return cells
+
+
+def goals_section(data: ReportData) -> Markup:
+    """Every hard constraint and goal with its final and ideal value."""
+    goals = ordered(list(data.document.get("goals", [])))
+    if not goals:
+        return Markup("")
+    note = (
+        "Final: dose of the exported control points, which decides. Ideal: optimised fluence before sequencing. "
+        "Room: distance to the limit, negative where it is missed. Judged unrounded."
+    )
+    return section("goals", "Goals", _goal_table(goals, grouped=True), element("p", note, class_="note"))
