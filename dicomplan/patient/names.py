@@ -109,7 +109,8 @@ def _target(name: str) -> str | None:
 def guess_tg263(name: str) -> str | None:
     """The TG-263 name that a structure's name stands for, or None if it is not recognised.
 
-    Laterality is never guessed: a paired organ whose name states no side, or both, gives None. ``RightParotid`` gives ``Parotid_R``, ``PTV70`` gives ``PTV_7000``, ``Mandible`` ``Bone_Mandible``.
+    Laterality is never guessed: a paired organ whose name states no side, or both, gives None.
+    ``RightParotid`` gives ``Parotid_R``, ``PTV70`` gives ``PTV_7000``, ``Mandible`` ``Bone_Mandible``.
     Source: AAPM TG-263 (Mayo et al., Int J Radiat Oncol Biol Phys 100, 2018) and spellings met in clinical files.
     """
     target = _target(name)
