@@ -1,0 +1,103 @@
+"""``dicomplan plan``: from CT and structures to RTPLAN, RTDOSE, RTSTRUCT and a report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dicomplan.cli.options import Commands, existing_paths
+from dicomplan.cli.session import Session, printable, table
+
+if TYPE_CHECKING:
+    from dicomplan.workflow.plan import PlanOutcome
+
+_POSITIONS = ("HFS", "HFP", "FFS", "FFP", "HFDR", "HFDL", "FFDR", "FFDL")
+_VERDICTS = {
+    "accepted": "Plan accepted: every hard constraint is met on the final dose.",
+    "failed": "Plan FAILED: a hard constraint is broken on the final dose; the RTPLAN lies in failed/.",
+    "not_deliverable": "Plan not deliverable on this machine: no RTPLAN and no RTDOSE were written.",
+}
+
+
+def add(commands: Commands) -> None:
+    """Add the command ``plan`` to the command line."""
+    parser = commands.add("plan", "plan a study: CT and RTSTRUCT in; RTPLAN, RTDOSE, RTSTRUCT and a report out", run)
+    parser.add_argument("study", nargs="+", metavar="STUDY", help="a folder (searched recursively), a zip, or files")
+    parser.add_argument(
+        "--template", required=True, metavar="T", help="a shipped template (see `templates list`) or a template file"
+    )
+    parser.add_argument("--output", required=True, metavar="OUT", help="new or empty folder for the result")
+    parser.add_argument("--beam-doses", action="store_true", help="also write the dose of each beam")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier result of dicomplan in OUT")
+    parser.add_argument(
+        "--identify", action="store_true", help="let log, plan.json and report name the patient and the input files"
+    )
+    parser.add_argument("--structure-set", metavar="UID", help="the RTSTRUCT to use, by SOP Instance UID")
+    parser.add_argument("--series", metavar="UID", help="the CT series to use, by Series Instance UID")
+    parser.add_argument(
+        "--patient-position", choices=_POSITIONS, help="patient position, where the CT's headers do not tell it"
+    )
+
+
+def run(options: argparse.Namespace, session: Session) -> int:
+    """Plan the study and print the outcome; the exit code is the plan's."""
+    study = existing_paths(options.study)
+    with session.long_work() as progress:
+        from dicomplan.workflow.plan import PlanRequest, run_plan
+
+        request = PlanRequest(
+            study=study,
+            template=options.template,
+            output=Path(options.output),
+            beam_doses=options.beam_doses,
+            overwrite=options.overwrite,
+            identify=options.identify,
+            structure_set=options.structure_set,
+            series=options.series,
+            patient_position=options.patient_position,
+        )
+        outcome = run_plan(request, progress, session.cancel)
+    session.result(outcome_text(outcome), outcome.document)
+    return outcome.exit_code
+
+
+def outcome_text(outcome: PlanOutcome) -> str:
+    """The outcome for people: verdict, goals (unmet hard constraints first, then unmet goals), place of the report."""
+    document: Mapping[str, Any] = outcome.document
+    goals: list[Mapping[str, Any]] = list(document.get("goals", ()))
+    status = str(document.get("status", ""))
+    lines = [_VERDICTS.get(status, f"Plan {printable(status)}.")]
+    if goals:
+        met = sum(bool(goal.get("met")) for goal in goals)
+        lines += [f"Goals met: {met} of {len(goals)}.", "", _goals_table(goals), ""]
+    warnings = len(document.get("warnings", ()))
+    if warnings:
+        lines.append(f"Warnings: {warnings} (listed in the report).")
+    lines.append(f"Report: {outcome.report}")
+    return "\n".join(lines)
+
+
+def _goals_table(goals: list[Mapping[str, Any]]) -> str:
+    def rank(goal: Mapping[str, Any]) -> tuple[bool, bool, int]:
+        return bool(goal.get("met")), goal.get("kind") != "hard", int(goal.get("priority") or 0)
+
+    rows: list[tuple[str, ...]] = [("", "structure", "goal", "kind", "ideal", "final")]
+    for goal in sorted(goals, key=rank):
+        unit = str(goal.get("unit") or "")
+        rows.append(
+            (
+                "met" if goal.get("met") else "NOT MET",
+                str(goal.get("structure", "")),
+                str(goal.get("goal", "")),
+                "hard" if goal.get("kind") == "hard" else f"goal {goal.get('priority', '')}".strip(),
+                _value(goal.get("ideal"), unit),
+                _value(goal.get("achieved"), unit),
+            )
+        )
+    return table(rows)
+
+
+def _value(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:.2f} {unit}".strip()
