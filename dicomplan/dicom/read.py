@@ -1,0 +1,100 @@
+"""Read a study: CT series and RTSTRUCT into a PatientCase and the source that the writers copy from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dicomplan.dicom import attributes as at
+from dicomplan.dicom.ct_geometry import SeriesGeometry, series_geometry
+from dicomplan.dicom.ct_pixels import read_volume
+from dicomplan.dicom.files import DicomObject, scan_study
+from dicomplan.dicom.objects import copied_attributes
+from dicomplan.dicom.read_dose import StoredDose, read_dose
+from dicomplan.dicom.read_plan import StoredPlan, read_plan
+from dicomplan.dicom.read_structures import check_planes, read_structures, reference_findings, uncovered
+from dicomplan.dicom.select import ct_series, select
+from dicomplan.dicom.source import InputObject, Study, StudySource
+from dicomplan.errors import InputError
+from dicomplan.events import Finding, Progress, ProgressCallback, ignore_progress
+from dicomplan.patient.case import PatientCase
+
+__all__ = ["StoredDose", "StoredPlan", "read_ct_source", "read_dose", "read_plan", "read_study"]
+
+
+def read_study(
+    paths: Sequence[Path],
+    *,
+    structure_set: str | None = None,
+    series: str | None = None,
+    patient_position: str | None = None,
+    progress: ProgressCallback = ignore_progress,
+) -> Study:
+    """Read CT and RTSTRUCT of one study from folders (recursive), files or zips.
+
+    ``structure_set`` and ``series`` choose among several (see :func:`dicomplan.dicom.select.select`);
+    ``patient_position`` replaces the images' own. HU are float32 ``(z, y, x)`` sorted along the slice normal; contours are
+    in patient coordinates, mm. Findings say what is odd; their sentences name no file (``Finding.file`` does).
+
+    Raises UsageError for a path that is not there, InputError for everything that cannot be planned on: no CT, no
+    RTSTRUCT, several candidates, another patient or frame of reference, a grid that is not regular and upright, missing
+    rescale values, an absent or contradicting PatientPosition, unreadable pixels or contours.
+    """
+    scan = scan_study(paths, progress)
+    selection = select(scan, structure_set=structure_set, series=series)
+    geometry = series_geometry(selection.series.objects, patient_position)
+    grid = geometry.grid
+    item = selection.structure_set
+    progress(Progress("read", "structures"))
+    dataset = item.load()
+    structures, contours, structure_findings = read_structures(
+        dataset, file=item.file, frame_of_reference_uid=grid.frame_of_reference_uid
+    )
+    check_planes(structures, grid, file=item.file)
+    findings = [*scan.findings, *selection.findings, *geometry.findings, *structure_findings]
+    findings.extend(reference_findings(contours, geometry.slices, grid, file=item.file))
+    for name, beyond in uncovered(structures, grid):
+        message = f"ROI '{name}' reaches {beyond:.1f} mm beyond the CT: that part is not seen"
+        findings.append(Finding("warning", message, file=item.file, tag=at.tag_name("ContourData")))
+    ct, pixel_findings = read_volume(geometry, progress)
+    findings.extend(pixel_findings)
+    case = PatientCase(ct, structures, geometry.patient_position, tuple(findings))
+    return Study(case, _source(geometry, item))
+
+
+def read_ct_source(ct_files: Sequence[Path]) -> StudySource:
+    """The source of a CT series alone (no RTSTRUCT), from its files or folder: for writing a first structure set.
+
+    Raises InputError if the files hold no regular CT series, or several.
+    """
+    found, _ = ct_series(scan_study(ct_files))
+    if len(found) > 1:
+        raise InputError(f"{len(found)} CT series found, expected one: {'; '.join(item.label for item in found)}")
+    return _source(series_geometry(found[0].objects), None)
+
+
+def _source(geometry: SeriesGeometry, structure_set: DicomObject | None) -> StudySource:
+    first = geometry.objects[0]
+    study_uid = at.text(first.header, "StudyInstanceUID")
+    if not study_uid:
+        raise InputError("is missing", file=first.file, tag=at.tag_name("StudyInstanceUID"))
+    inputs = [InputObject(item.uid, item.sha256, "CT") for item in geometry.objects]
+    dataset = None
+    if structure_set is not None:
+        inputs.append(InputObject(structure_set.uid, structure_set.sha256, "RTSTRUCT"))
+        # Read again: reading values changes how pydicom holds them, and the writers copy the bytes.
+        dataset = structure_set.load()
+    # Attributes are copied from an untouched reading too.
+    header = replace(first).load()
+    return StudySource(
+        attributes=copied_attributes(header),
+        slices=geometry.slices,
+        series_instance_uid=at.text(first.header, "SeriesInstanceUID"),
+        study_instance_uid=study_uid,
+        frame_of_reference_uid=geometry.grid.frame_of_reference_uid,
+        position_reference_indicator=at.text(first.header, "PositionReferenceIndicator"),
+        grid=geometry.grid,
+        structure_set=dataset,
+        inputs=tuple(sorted(inputs, key=lambda entry: entry.sop_instance_uid)),
+    )

@@ -1,0 +1,240 @@
+"""Structures of an RTSTRUCT as plain values, and how they lie on a CT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+
+from dicomplan.dicom import attributes as at
+from dicomplan.dicom.source import SliceReference
+from dicomplan.errors import InputError
+from dicomplan.events import Finding
+from dicomplan.geometry.grid import VoxelGrid
+from dicomplan.patient.case import Structure
+
+FloatArray = NDArray[np.float64]
+
+CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+PLANARITY_TOLERANCE_MM = 0.5
+"""Points of one contour may differ by this along the slice normal; more, and the contour is not drawn on these slices."""
+COVER_TOLERANCE_MM = 0.5
+"""A contour may reach this far beyond the outermost slices' slabs or pixels and still count as covered by the CT."""
+_SAME_POINT_MM = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class ReadContour:
+    """A closed contour as read: points (n, 3) in mm, and the SOP instance UIDs it names."""
+
+    points_mm: FloatArray
+    image_uids: tuple[str, ...]
+
+
+def contour_points(item: Dataset, *, file: str) -> FloatArray:
+    """ContourData of one contour as (n, 3) float64 in mm, patient coordinates, straight from the stored text.
+
+    Raises InputError when it is not a whole number of finite points.
+    """
+    element = item.get_item("ContourData") if "ContourData" in item else None
+    tag = at.tag_name("ContourData")
+    if element is None or not element.value:
+        return np.empty((0, 3))
+    try:
+        if isinstance(element, RawDataElement):
+            raw = bytes(element.value).replace(b"\0", b" ")
+            values = np.array(list(map(float, raw.split(b"\\"))), dtype=np.float64)
+        else:
+            values = np.array(element.value, dtype=np.float64).ravel()
+    except (ValueError, TypeError):
+        raise InputError("does not hold numbers", file=file, tag=tag) from None
+    if len(values) % 3 or not np.isfinite(values).all():
+        raise InputError(f"found {len(values)} numbers, expected finite ones, three for each point", file=file, tag=tag)
+    return values.reshape(-1, 3)
+
+
+def referenced_images(item: Dataset) -> tuple[str, ...]:
+    """SOP instance UIDs in the ContourImageSequence of a contour item."""
+    return tuple(at.text(image, "ReferencedSOPInstanceUID") for image in item.get("ContourImageSequence") or ())
+
+
+def roi_number(item: Dataset, keyword: str, *, file: str) -> int:
+    """ROI number of an item (``ROINumber`` or ``ReferencedROINumber``). Raises InputError."""
+    return at.whole(item, keyword, file=file)
+
+
+@dataclass(frozen=True)
+class _Left:
+    """Counts of what is left out of the structures, for one finding each."""
+
+    open_contours: int
+    small_contours: int
+
+
+def read_structures(
+    dataset: Dataset, *, file: str, frame_of_reference_uid: str
+) -> tuple[tuple[Structure, ...], dict[int, tuple[ReadContour, ...]], tuple[Finding, ...]]:
+    """The structures of an RTSTRUCT in the order of its StructureSetROISequence, their contours as read, findings.
+
+    Items are matched by ROI number. Only closed planar contours of three points or more are taken, a repeated last point
+    is dropped. ROIs without such contours stay, with none; ROIs of another frame of reference are left out (warning).
+    Raises InputError for an RTSTRUCT without ROIs, a missing or repeated ROI number, and unreadable contour data.
+    """
+    items = dataset.get("StructureSetROISequence") or ()
+    if not items:
+        raise InputError("the structure set has no ROIs", file=file, tag=at.tag_name("StructureSetROISequence"))
+    contour_items: dict[int, list[Dataset]] = {}
+    for item in dataset.get("ROIContourSequence") or ():
+        contour_items.setdefault(roi_number(item, "ReferencedROINumber", file=file), []).append(item)
+    observations: dict[int, Dataset] = {}
+    for item in dataset.get("RTROIObservationsSequence") or ():
+        if at.text(item, "ReferencedROINumber"):
+            observations.setdefault(roi_number(item, "ReferencedROINumber", file=file), item)
+    structures: list[Structure] = []
+    contours: dict[int, tuple[ReadContour, ...]] = {}
+    findings: list[Finding] = []
+    open_contours = small_contours = 0
+    numbers: set[int] = set()
+    for item in items:
+        number = roi_number(item, "ROINumber", file=file)
+        name = at.text(item, "ROIName") or f"ROI {number}"
+        if number in numbers:
+            raise InputError(f"ROI number {number} occurs twice", file=file, tag=at.tag_name("ROINumber"))
+        numbers.add(number)
+        frame = at.text(item, "ReferencedFrameOfReferenceUID")
+        if frame and frame != frame_of_reference_uid:
+            findings.append(
+                Finding("warning", f"ROI '{name}' is drawn in another frame of reference and is left out", file=file)
+            )
+            continue
+        read, left = _read_contours(contour_items.get(number, []), file=file)
+        open_contours += left.open_contours
+        small_contours += left.small_contours
+        contours[number] = read
+        observation = observations.get(number)
+        structures.append(
+            Structure(
+                name=name,
+                number=number,
+                roi_type="" if observation is None else at.text(observation, "RTROIInterpretedType").upper(),
+                contours=tuple(contour.points_mm for contour in read),
+                color_rgb=_color(contour_items.get(number, [])),
+            )
+        )
+    if not structures:
+        raise InputError(
+            "all ROIs are drawn in another frame of reference than the CT's",
+            file=file,
+            tag=at.tag_name("ReferencedFrameOfReferenceUID"),
+        )
+    findings.extend(_roi_findings(structures, file))
+    if open_contours:
+        findings.append(Finding("info", f"{open_contours} points and open contours were left out", file=file))
+    if small_contours:
+        findings.append(
+            Finding("info", f"{small_contours} contours of fewer than three points were left out", file=file)
+        )
+    return tuple(structures), contours, tuple(findings)
+
+
+def _read_contours(items: Sequence[Dataset], *, file: str) -> tuple[tuple[ReadContour, ...], _Left]:
+    read = []
+    open_contours = small_contours = 0
+    for item in items:
+        for contour in item.get("ContourSequence") or ():
+            kind = at.text(contour, "ContourGeometricType").upper()
+            if kind not in CLOSED_TYPES:
+                open_contours += 1
+                continue
+            points = contour_points(contour, file=file)
+            while len(points) > 1 and np.abs(points[-1] - points[0]).max() <= _SAME_POINT_MM:
+                points = points[:-1]
+            if len(points) < 3:
+                small_contours += 1
+                continue
+            read.append(ReadContour(np.ascontiguousarray(points), referenced_images(contour)))
+    return tuple(read), _Left(open_contours, small_contours)
+
+
+def _color(items: Sequence[Dataset]) -> tuple[int, int, int]:
+    for item in items:
+        try:
+            values = [min(255, max(0, round(float(part)))) for part in at.texts(item, "ROIDisplayColor")]
+        except ValueError:
+            continue
+        if len(values) == 3:
+            return (values[0], values[1], values[2])
+    return (255, 0, 0)
+
+
+def _roi_findings(structures: Sequence[Structure], file: str) -> Iterator[Finding]:
+    names = [structure.name for structure in structures]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Finding("warning", f"{names.count(name)} ROIs have the name '{name}'", file=file)
+    empty = [structure.name for structure in structures if not structure.contours]
+    if empty:
+        listed = ", ".join(f"'{name}'" for name in empty)
+        yield Finding("info", f"{len(empty)} ROIs have no closed contours and count as absent: {listed}", file=file)
+    externals = [structure.name for structure in structures if structure.roi_type == "EXTERNAL"]
+    if len(externals) > 1:
+        yield Finding("warning", f"{len(externals)} ROIs are of type EXTERNAL, expected one", file=file)
+
+
+def uncovered(structures: Sequence[Structure], grid: VoxelGrid) -> tuple[tuple[str, float], ...]:
+    """Structures that reach beyond the CT: name and by how many mm (voxel slabs and pixel edges are the border)."""
+    low = np.array([grid.edges_mm(axis)[0] for axis in (2, 1, 0)]) - COVER_TOLERANCE_MM
+    high = np.array([grid.edges_mm(axis)[-1] for axis in (2, 1, 0)]) + COVER_TOLERANCE_MM
+    outside = []
+    for structure in structures:
+        if structure.contours:
+            points = grid.local_from_patient(np.concatenate(structure.contours))
+            beyond = float(max((low - points.min(axis=0)).max(), (points.max(axis=0) - high).max()))
+            if beyond > 0:
+                outside.append((structure.name, beyond + COVER_TOLERANCE_MM))
+    return tuple(outside)
+
+
+def check_planes(structures: Sequence[Structure], grid: VoxelGrid, *, file: str) -> None:
+    """Raise InputError if a contour is not drawn in the planes of the CT (points differ along the slice normal)."""
+    normal = grid.direction_matrix[:, 2]
+    for structure in structures:
+        for contour in structure.contours:
+            spread = float(np.ptp(contour @ normal))
+            if spread > PLANARITY_TOLERANCE_MM:
+                raise InputError(
+                    f"a contour of ROI '{structure.name}' is not in a plane of the CT: its points differ by {spread:.2f} mm"
+                    f" along the slice normal, expected at most {PLANARITY_TOLERANCE_MM} mm",
+                    file=file,
+                    tag=at.tag_name("ContourData"),
+                )
+
+
+def reference_findings(
+    contours: dict[int, tuple[ReadContour, ...]], slices: Sequence[SliceReference], grid: VoxelGrid, *, file: str
+) -> tuple[Finding, ...]:
+    """One warning for image references that are not in the CT, one for those that name another slice than geometry does."""
+    positions = {item.sop_instance_uid: item.position_mm for item in slices}
+    normal = grid.direction_matrix[:, 2]
+    dangling = moved = 0
+    for contour in (contour for group in contours.values() for contour in group):
+        if not contour.image_uids:
+            continue
+        known = [positions[uid] for uid in contour.image_uids if uid in positions]
+        if not known:
+            dangling += 1
+        elif (
+            min(abs(place - float(contour.points_mm[0] @ normal)) for place in known) > 0.5 * grid.spacing_mm[0] + 0.01
+        ):
+            moved += 1
+    findings = []
+    if dangling:
+        message = f"{dangling} contours refer to images that are not in the CT: matched by geometry instead"
+        findings.append(Finding("warning", message, file=file, tag=at.tag_name("ContourImageSequence")))
+    if moved:
+        message = f"{moved} contours refer to another slice than the one they lie on: geometry is used"
+        findings.append(Finding("warning", message, file=file, tag=at.tag_name("ContourImageSequence")))
+    return tuple(findings)
