@@ -101,7 +101,7 @@ def _target(name: str) -> str | None:
     dose = float(number)
     # the unit is seldom written: no course reaches 100 Gy by mistake for cGy, none is below 1 Gy, so 100 divides them
     centigray = dose if unit == "cgy" or (unit is None and dose >= 100) else 100.0 * dose
-    if centigray != round(centigray) or centigray < 1000:
+    if abs(centigray - round(centigray)) > 1e-6 or centigray < 1000:
         return None
     return f"{kind.upper()}_{round(centigray)}"
 
