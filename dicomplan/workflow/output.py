@@ -147,11 +147,9 @@ def _refuse_occupied(target: Path, *, overwrite: bool) -> None:
         if next(target.iterdir(), None) is None:
             return
         if not overwrite:
-            raise UsageError(
-                "the output folder exists and is not empty",
-                file=target,
-                hint="choose a new one, or replace an earlier result with --overwrite",
-            )
+            earlier = any(_is_document(target / marker) for marker in _OWN_FILES)
+            hint = "choose a new one, or replace the earlier result with --overwrite" if earlier else "choose a new one"
+            raise UsageError("the output folder exists and is not empty", file=target, hint=hint)
         _refuse_foreign(target)
     elif os.path.lexists(target):
         raise UsageError("the output exists and is not a folder", file=target, hint="choose a new folder")
