@@ -37,6 +37,11 @@ def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     return tuple(str(getattr(part, "original_string", part)).strip() for part in parts)
 
 
+def items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence; empty when absent."""
+    return list(dataset.get(keyword) or ())
+
+
 def numbers(dataset: Dataset, keyword: str, count: int, *, file: str) -> tuple[float, ...]:
     """``count`` finite numbers. Raises InputError naming the tag when absent, of another count, or not numbers."""
     try:

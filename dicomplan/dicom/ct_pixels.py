@@ -36,7 +36,7 @@ def stored_pixels(dataset: Dataset, *, file: str) -> NDArray[np.generic]:
     """
     meta = getattr(dataset, "file_meta", None)
     syntax = UID(str(meta.get("TransferSyntaxUID", ""))) if meta is not None else UID("")
-    if "PixelData" not in dataset:
+    if dataset.get("PixelData") is None:
         raise InputError("is missing", file=file, tag=at.tag_name("PixelData"))
     rows, columns = at.whole(dataset, "Rows", file=file), at.whole(dataset, "Columns", file=file)
     frames = int(at.optional_number(dataset, "NumberOfFrames", file=file) or 1)

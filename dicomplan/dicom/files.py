@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -117,6 +118,14 @@ def scan_study(paths: Sequence[Path], progress: ProgressCallback = ignore_progre
     return Scan(tuple(objects[uid] for uid in sorted(objects)), tuple(findings))
 
 
+@contextmanager
+def pydicom_silenced() -> Iterator[None]:
+    """Keep pydicom's warnings from stderr: they quote values of the file, and what matters becomes a finding or error."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pydicom")
+        yield
+
+
 def read_object(path: Path) -> tuple[DicomObject, Dataset]:
     """One DICOM file: the object and its whole dataset. Raises UsageError if it is not there, InputError if no DICOM."""
     if not path.is_file():
@@ -217,8 +226,7 @@ def _object(file: str, path: Path, content: bytes) -> DicomObject | None:
 
 def _parse(content: bytes, file: str, *, pixels: bool) -> Dataset:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with pydicom_silenced():
             dataset = pydicom.dcmread(io.BytesIO(content), force=True, stop_before_pixels=not pixels)
             # Sequences of explicit length are parsed at first access: a cut file shows only then.
             for keyword in ("ROIContourSequence", "StructureSetROISequence", "BeamSequence"):

@@ -79,6 +79,7 @@ def copy_elements(source: Dataset, tags: Iterable[BaseTag] | None = None, *, raw
     raw = raw and source.original_encoding[1] is not False
     copy = Dataset()
     if raw:
+        copy._character_set = source._character_set
         copy.set_original_encoding(True, True, copy._character_set)
     for tag in list(source.keys()) if tags is None else tags:
         if tag not in source or tag.element == 0:

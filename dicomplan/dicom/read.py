@@ -9,7 +9,7 @@ from pathlib import Path
 from dicomplan.dicom import attributes as at
 from dicomplan.dicom.ct_geometry import SeriesGeometry, series_geometry
 from dicomplan.dicom.ct_pixels import read_volume
-from dicomplan.dicom.files import DicomObject, scan_study
+from dicomplan.dicom.files import DicomObject, pydicom_silenced, scan_study
 from dicomplan.dicom.objects import copied_attributes
 from dicomplan.dicom.read_dose import StoredDose, read_dose
 from dicomplan.dicom.read_plan import StoredPlan, read_plan
@@ -23,6 +23,7 @@ from dicomplan.patient.case import PatientCase
 __all__ = ["StoredDose", "StoredPlan", "read_ct_source", "read_dose", "read_plan", "read_study"]
 
 
+@pydicom_silenced()
 def read_study(
     paths: Sequence[Path],
     *,
@@ -63,6 +64,7 @@ def read_study(
     return Study(case, _source(geometry, item))
 
 
+@pydicom_silenced()
 def read_ct_source(ct_files: Sequence[Path]) -> StudySource:
     """The source of a CT series alone (no RTSTRUCT), from its files or folder: for writing a first structure set.
 

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from dicomplan.dicom import attributes as at
 from dicomplan.dicom.ct_pixels import stored_pixels
-from dicomplan.dicom.files import read_object
+from dicomplan.dicom.files import pydicom_silenced, read_object
 from dicomplan.dicom.orientation import as_matrix, image_axes
 from dicomplan.dose.volume import DoseVolume
 from dicomplan.errors import InputError
@@ -39,6 +39,7 @@ class StoredDose(DoseVolume):
     beam_numbers: tuple[int, ...] = ()
 
 
+@pydicom_silenced()
 def read_dose(path: Path) -> StoredDose:
     """The dose of an RTDOSE in Gy, float32 ``(z, y, x)``, planes sorted along the slice normal, any orientation.
 
@@ -60,13 +61,13 @@ def read_dose(path: Path) -> StoredDose:
     pixels = stored_pixels(dataset, file=file)
     grid, order = _grid(dataset, pixels.shape, file)
     dose = (pixels[order].astype(np.float64) * scaling).astype(np.float32)
-    plans = dataset.get("ReferencedRTPlanSequence") or ()
-    sets = dataset.get("ReferencedStructureSetSequence") or ()
+    plans = at.items(dataset, "ReferencedRTPlanSequence")
+    sets = at.items(dataset, "ReferencedStructureSetSequence")
     beams = tuple(
         at.whole(beam, "ReferencedBeamNumber", file=file)
         for plan in plans
-        for group in plan.get("ReferencedFractionGroupSequence") or ()
-        for beam in group.get("ReferencedBeamSequence") or ()
+        for group in at.items(plan, "ReferencedFractionGroupSequence")
+        for beam in at.items(group, "ReferencedBeamSequence")
     )
     return StoredDose(
         grid=grid,

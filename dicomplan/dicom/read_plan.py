@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from dicomplan.beams.delivery import Aperture, Beam, BeamDelivery, Segment
 from dicomplan.dicom import attributes as at
-from dicomplan.dicom.files import read_object
+from dicomplan.dicom.files import pydicom_silenced, read_object
 from dicomplan.errors import InputError
 
 FloatArray = NDArray[np.float64]
@@ -46,6 +46,7 @@ class StoredPlan:
     target_doses_gy: Mapping[str, float]
 
 
+@pydicom_silenced()
 def read_plan(path: Path) -> StoredPlan:
     """The treatment beams of an RTPLAN's fraction group as step-and-shoot segments.
 
@@ -58,12 +59,12 @@ def read_plan(path: Path) -> StoredPlan:
     file = str(path)
     if item.modality != "RTPLAN":
         raise InputError(f"found {item.modality or 'nothing'}, expected RTPLAN", file=file, tag=at.tag_name("Modality"))
-    groups = dataset.get("FractionGroupSequence") or ()
+    groups = at.items(dataset, "FractionGroupSequence")
     if len(groups) != 1:
         raise InputError(
             f"found {len(groups)} fraction groups, expected one", file=file, tag=at.tag_name("FractionGroupSequence")
         )
-    beams = {at.whole(beam, "BeamNumber", file=file): beam for beam in dataset.get("BeamSequence") or ()}
+    beams = {at.whole(beam, "BeamNumber", file=file): beam for beam in at.items(dataset, "BeamSequence")}
     deliveries: list[BeamDelivery] = []
     boundaries: list[FloatArray] = []
     doses: list[float | None] = []
@@ -85,8 +86,8 @@ def read_plan(path: Path) -> StoredPlan:
         energies.append(at.optional_number(beam.ControlPointSequence[0], "NominalBeamEnergy", file=file))
     if not deliveries:
         raise InputError("the plan has no treatment beams", file=file, tag=at.tag_name("ReferencedBeamSequence"))
-    setups = dataset.get("PatientSetupSequence") or ()
-    sets = dataset.get("ReferencedStructureSetSequence") or ()
+    setups = at.items(dataset, "PatientSetupSequence")
+    sets = at.items(dataset, "ReferencedStructureSetSequence")
     return StoredPlan(
         deliveries=tuple(deliveries),
         fractions=at.whole(groups[0], "NumberOfFractionsPlanned", file=file),
@@ -106,7 +107,7 @@ def read_plan(path: Path) -> StoredPlan:
 
 def _target_doses(dataset: Dataset, file: str) -> dict[str, float]:
     doses = {}
-    for item in dataset.get("DoseReferenceSequence") or ():
+    for item in at.items(dataset, "DoseReferenceSequence"):
         dose = at.optional_number(item, "TargetPrescriptionDose", file=file)
         if dose is not None:
             number = at.text(item, "DoseReferenceNumber")
@@ -135,7 +136,7 @@ def _check_beam(beam: Dataset, number: int, file: str) -> None:
 
 
 def _boundaries(beam: Dataset, number: int, file: str) -> FloatArray:
-    for device in beam.get("BeamLimitingDeviceSequence") or ():
+    for device in at.items(beam, "BeamLimitingDeviceSequence"):
         if at.text(device, "RTBeamLimitingDeviceType").upper() in _LEAVES:
             pairs = at.whole(device, "NumberOfLeafJawPairs", file=file)
             values = np.array(at.numbers(device, "LeafPositionBoundaries", pairs + 1, file=file))
@@ -157,7 +158,7 @@ class _State:
 
 
 def _states(beam: Dataset, number: int, file: str) -> tuple[list[_State], list[float]]:
-    points = beam.get("ControlPointSequence") or ()
+    points = at.items(beam, "ControlPointSequence")
     if len(points) < 2:
         raise InputError(
             f"beam {number}: found {len(points)} control points, expected two or more",
@@ -170,7 +171,7 @@ def _states(beam: Dataset, number: int, file: str) -> tuple[list[_State], list[f
     states, weights = [], []
     final = at.optional_number(beam, "FinalCumulativeMetersetWeight", file=file)
     for index, point in enumerate(points):
-        for device in point.get("BeamLimitingDevicePositionSequence") or ():
+        for device in at.items(point, "BeamLimitingDevicePositionSequence"):
             kind = at.text(device, "RTBeamLimitingDeviceType").upper()
             if kind not in _JAW_X + _JAW_Y + _LEAVES:
                 raise InputError(

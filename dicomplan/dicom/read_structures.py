@@ -59,7 +59,7 @@ def contour_points(item: Dataset, *, file: str) -> FloatArray:
 
 def referenced_images(item: Dataset) -> tuple[str, ...]:
     """SOP instance UIDs in the ContourImageSequence of a contour item."""
-    return tuple(at.text(image, "ReferencedSOPInstanceUID") for image in item.get("ContourImageSequence") or ())
+    return tuple(at.text(image, "ReferencedSOPInstanceUID") for image in at.items(item, "ContourImageSequence"))
 
 
 def roi_number(item: Dataset, keyword: str, *, file: str) -> int:
@@ -84,14 +84,14 @@ def read_structures(
     is dropped. ROIs without such contours stay, with none; ROIs of another frame of reference are left out (warning).
     Raises InputError for an RTSTRUCT without ROIs, a missing or repeated ROI number, and unreadable contour data.
     """
-    items = dataset.get("StructureSetROISequence") or ()
+    items = at.items(dataset, "StructureSetROISequence")
     if not items:
         raise InputError("the structure set has no ROIs", file=file, tag=at.tag_name("StructureSetROISequence"))
     contour_items: dict[int, list[Dataset]] = {}
-    for item in dataset.get("ROIContourSequence") or ():
+    for item in at.items(dataset, "ROIContourSequence"):
         contour_items.setdefault(roi_number(item, "ReferencedROINumber", file=file), []).append(item)
     observations: dict[int, Dataset] = {}
-    for item in dataset.get("RTROIObservationsSequence") or ():
+    for item in at.items(dataset, "RTROIObservationsSequence"):
         if at.text(item, "ReferencedROINumber"):
             observations.setdefault(roi_number(item, "ReferencedROINumber", file=file), item)
     structures: list[Structure] = []
@@ -145,7 +145,7 @@ def _read_contours(items: Sequence[Dataset], *, file: str) -> tuple[tuple[ReadCo
     read = []
     open_contours = small_contours = 0
     for item in items:
-        for contour in item.get("ContourSequence") or ():
+        for contour in at.items(item, "ContourSequence"):
             kind = at.text(contour, "ContourGeometricType").upper()
             if kind not in CLOSED_TYPES:
                 open_contours += 1

@@ -180,16 +180,16 @@ def _references(dataset: Dataset) -> _References:
     series: set[str] = set()
     images: set[str] = set()
     frames = {at.text(dataset, "FrameOfReferenceUID")}
-    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
+    for frame in at.items(dataset, "ReferencedFrameOfReferenceSequence"):
         frames.add(at.text(frame, "FrameOfReferenceUID"))
-        for study in frame.get("RTReferencedStudySequence") or ():
-            for item in study.get("RTReferencedSeriesSequence") or ():
+        for study in at.items(frame, "RTReferencedStudySequence"):
+            for item in at.items(study, "RTReferencedSeriesSequence"):
                 series.add(at.text(item, "SeriesInstanceUID"))
                 images.update(referenced_images(item))
-    for roi in dataset.get("StructureSetROISequence") or ():
+    for roi in at.items(dataset, "StructureSetROISequence"):
         frames.add(at.text(roi, "ReferencedFrameOfReferenceUID"))
-    for roi in dataset.get("ROIContourSequence") or ():
-        for contour in roi.get("ContourSequence") or ():
+    for roi in at.items(dataset, "ROIContourSequence"):
+        for contour in at.items(roi, "ContourSequence"):
             images.update(referenced_images(contour))
     return _References(frozenset(series - {""}), frozenset(images - {""}), frozenset(frames - {""}))
 
