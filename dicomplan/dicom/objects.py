@@ -78,9 +78,7 @@ def copy_elements(source: Dataset, tags: Iterable[BaseTag] | None = None, *, raw
     """
     raw = raw and source.original_encoding[1] is not False
     copy = Dataset()
-    if raw:
-        copy._character_set = source._character_set
-        copy.set_original_encoding(True, True, copy._character_set)
+    copy._parent_encoding = source._character_set
     for tag in list(source.keys()) if tags is None else tags:
         if tag not in source or tag.element == 0:
             continue
@@ -96,6 +94,9 @@ def copy_elements(source: Dataset, tags: Iterable[BaseTag] | None = None, *, raw
         else:
             converted = source[tag]
             copy[tag] = DataElement(tag, converted.VR, converted.value, already_converted=True)
+    if raw:
+        # Tells pydicom that raw values may be written as they are.
+        copy.set_original_encoding(True, True, copy._character_set)
     return copy
 
 
@@ -147,7 +148,8 @@ def new_object(
     if can_encode(texts, charset):
         dataset = copy_elements(source.attributes)
     else:
-        dataset = copy_elements(source.attributes, raw=False)
+        # Decoding happens in place: of a copy, for the next object may still want the bytes.
+        dataset = copy_elements(copy_elements(source.attributes), raw=False)
         dataset.SpecificCharacterSet = "ISO_IR 192"
     for keyword in _TYPE_2:
         if keyword not in dataset:
