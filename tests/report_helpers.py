@@ -159,11 +159,15 @@ def _beams(patient_position: str) -> tuple[BeamReport, ...]:
 
 
 def make_report_data(
-    *, direction: Matrix = IDENTITY, patient_position: str = "HFS", status: str = "accepted", organ_name: str = "Larynx"
+    *,
+    direction: Matrix = IDENTITY,
+    patient_position: str = "HFS",
+    status: str = "accepted",
+    organ_name: str = "Larynx",
+    pixel_mm: float = 4.0,
 ) -> ReportData:
-    """The whole made-up plan; ``organ_name`` replaces the name of one organ (for tests of escaping)."""
-    spacing = (3.0, 1.5, 1.5) if direction == IDENTITY else (4.0, 4.0, 4.0)
-    ct_grid = make_grid((240.0, 260.0, 340.0), spacing, direction)
+    """The whole made-up plan; ``pixel_mm`` is the CT's pixel; ``organ_name`` replaces the name of one organ (for tests of escaping)."""
+    ct_grid = make_grid((240.0, 260.0, 340.0), (3.0, pixel_mm, pixel_mm), direction)
     points = relative_points(ct_grid)
     rng = np.random.default_rng(1)
     body = _body(*points)
@@ -259,7 +263,7 @@ def make_document(
         "dicomplan": "0.1.0",
         "status": status,
         "disclaimer": "Made by research software; every number must be checked by a qualified person.",
-        "inputs": [{"sop_instance_uid": f"1.2.3.{number}", "sha256": "00", "kind": "CT"} for number in range(80)],
+        "inputs": [{"sop_instance_uid": f"2.25.7719{number:04d}", "sha256": "00", "kind": "CT"} for number in range(80)],
         "template": {"name": "Head and neck 70 Gy in 35"},
         "machine": "generic_6mv",
         "prescription": {"fractions": 35, "targets": {"PTV_7000": 70.0, "PTV_5600": 56.0}},

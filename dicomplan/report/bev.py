@@ -63,7 +63,7 @@ def fluence_raster(fluence: FluenceMap, pixel_mm: float = _PIXEL_MM) -> FloatArr
 
 
 def _view_box(data: ReportData, silhouettes: list[list[tuple[FloatArray, ...]]]) -> Box:
-    """One square box for all beams: fluences, openings and targets with 8 mm around, x low, y low, x high, y high."""
+    """One square box for all beams: fluences, openings and targets with room for the letters, x low, y low, x high, y high."""
     points = [np.zeros((1, 2))]
     for beam, outlines in zip(data.beams, silhouettes, strict=True):
         points += [line for lines in outlines for line in lines]
@@ -76,8 +76,8 @@ def _view_box(data: ReportData, silhouettes: list[list[tuple[FloatArray, ...]]])
                 x, y = np.asarray(fluence.x_edges_mm), np.asarray(fluence.y_edges_mm)
                 points.append(np.array([[x[columns[0]], y[rows[0]]], [x[columns[-1] + 1], y[rows[-1] + 1]]]))
     cloud = np.concatenate(points)
-    low, high = cloud.min(0) - 8.0, cloud.max(0) + 8.0
-    half = 0.5 * float((high - low).max())
+    low, high = cloud.min(0), cloud.max(0)
+    half = 0.5 * float((high - low).max()) * 1.16 + 4.0
     middle = 0.5 * (low + high)
     return (float(middle[0]) - half, float(middle[1]) - half, float(middle[0]) + half, float(middle[1]) + half)
 
@@ -116,11 +116,23 @@ def _panel(title: str, box: Box, letters: tuple[str, str, str, str], *layers: st
         for letter, (x, y, anchor) in zip(letters, places, strict=True)
     ]
     cross = element("path", d="M-5 0h10M0-5v10", class_="cross")
+    bar = element("path", d=f"M{right - 54:.1f} {-low - 4:.1f}h50", class_="bar")
+    caption = element(
+        "text",
+        "5 cm",
+        x=f"{right - 29:.1f}",
+        y=f"{-low - 6:.1f}",
+        text_anchor="middle",
+        font_size=f"{0.7 * size:.1f}",
+        class_="letter",
+    )
     picture = element(
         "svg",
         element("title", title),
         *layers,
         cross,
+        bar,
+        caption,
         *marks,
         viewBox=f"{left:.1f} {-high:.1f} {right - left:.1f} {high - low:.1f}",
         class_="bev",

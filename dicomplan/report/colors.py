@@ -12,12 +12,12 @@ from dicomplan.report.values import StructureDrawing
 Rgb = tuple[int, int, int]
 
 # Qualitative sets after P. Tol, "Colour schemes" (SRON/EPS/TN/09-002): vibrant for targets, muted for organs.
-_TARGETS: tuple[Rgb, ...] = ((204, 51, 17), (238, 119, 51), (170, 51, 119), (150, 110, 20))
+_TARGETS: tuple[Rgb, ...] = ((215, 20, 70), (150, 50, 190), (0, 130, 150), (150, 110, 20))
 _ORGANS: tuple[Rgb, ...] = (
     (0, 119, 187),
     (17, 119, 51),
     (51, 34, 136),
-    (0, 153, 136),
+    (120, 160, 40),
     (136, 34, 85),
     (120, 120, 30),
     (90, 140, 210),
@@ -82,7 +82,7 @@ ISODOSES: tuple[tuple[float, Rgb], ...] = (
     (80.0, (60, 201, 110)),
     (90.0, (165, 219, 54)),
     (95.0, (253, 231, 37)),
-    (100.0, (250, 140, 20)),
+    (100.0, (255, 150, 30)),
     (107.0, (228, 26, 128)),
 )
 """Isodose levels in percent of the highest prescription, with colours: lightness grows up to 95 %, then the hue warns."""

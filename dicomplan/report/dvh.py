@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dicomplan.report.colors import Rgb, css, on_white
+from dicomplan.report.goals import dvh_point, goal_limit
 from dicomplan.report.markup import Markup, element, join, number, script_json, section
 from dicomplan.report.values import DvhCurve, FloatArray, ReportData
 
@@ -75,12 +76,48 @@ def _axes(largest: float, prescriptions_gy: dict[str, float]) -> Markup:
     return element("g", *parts, class_="axes")
 
 
+def _place(dose_gy: float, volume_fraction: float, largest: float) -> tuple[float, float]:
+    """Plot coordinates of a point of the DVH."""
+    return (
+        _LEFT + (_WIDTH - _LEFT - _RIGHT) * dose_gy / largest,
+        _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1.0 - volume_fraction),
+    )
+
+
 def _curve_path(curve: DvhCurve, largest: float) -> str:
+    """The curve down to the first dose that nothing receives, within the plot."""
     dose, volume = thinned(curve)
-    x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * dose / largest
-    y = _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1.0 - volume)
-    points = " ".join(f"{right:.1f} {down:.1f}" for right, down in zip(x.tolist(), y.tolist(), strict=True))
-    return f"M{points}"
+    received = np.flatnonzero(volume > 0)
+    last = min(int(received[-1]) + 1 if len(received) else 0, len(dose) - 1)
+    inside = max(2, int(np.searchsorted(dose[: last + 1], largest, side="right")))
+    points = (_place(*point, largest) for point in zip(dose[:inside].tolist(), volume[:inside].tolist(), strict=True))
+    return "M" + " ".join(f"{x:.1f} {y:.1f}" for x, y in points)
+
+
+def _goal_marks(data: ReportData, largest: float, colors: dict[str, Rgb]) -> list[Markup]:
+    """A triangle where each dose-volume goal lies; it points to the side on which the curve should be."""
+    index_of = {dvh.structure: (index, dvh.shown) for index, dvh in enumerate(data.dvhs)}
+    volumes = data.document.get("structures", {})
+    marks = []
+    for goal in data.document.get("goals", []):
+        name, limit = str(goal.get("structure", "")), goal_limit(goal)
+        point = dvh_point(goal, volumes.get(name, {}).get("volume_cc"))
+        if limit is None or point is None or name not in index_of or point[0] > largest:
+            continue
+        x, y = _place(*point, largest)
+        index, shown = index_of[name]
+        color = css(on_white(colors.get(name, (60, 60, 60))))
+        marks.append(
+            element(
+                "path",
+                element("title", f"{name} {goal.get('goal', '')}"),
+                d=f"M{x:.1f} {y:.1f}l{'' if limit[0] else '-'}9 -5v10z",
+                stroke=color,
+                fill=color if goal.get("met") is False else "#fff",
+                class_=f"goal-mark curve d{index}{'' if shown else ' off'}",
+            )
+        )
+    return marks
 
 
 def dvh_values(data: ReportData, prescriptions_gy: dict[str, float]) -> dict[str, Any]:
@@ -144,6 +181,7 @@ def dvh_section(data: ReportData, prescriptions_gy: dict[str, float], colors: di
         element("title", "Dose-volume histogram"),
         _axes(largest, prescriptions_gy),
         join(paths),
+        join(_goal_marks(data, largest, colors)),
         element("circle", r="4", class_="marker off"),
         viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}",
         class_="dvh",
@@ -158,11 +196,13 @@ def dvh_section(data: ReportData, prescriptions_gy: dict[str, float], colors: di
         class_="switches",
     )
     hint = "Point at a curve to read it; click a structure to hide or show it. Beside each name: final mean dose."
+    marks = "Solid: final, dashed: ideal. Triangles: dose-volume goals, pointing to where the curve should be; filled if missed."
     legend = element(
         "div",
         key,
         element("div", *names, class_="names"),
         element("p", hint, class_="note screen"),
+        element("p", marks, class_="note"),
         class_="dvh-legend",
     )
     tip = element("div", class_="tip off", id="dvh-tip")

@@ -19,6 +19,8 @@ STATUS_WORDS = {
 }
 NOT_A_DEVICE = "Research software, not a medical device. Not for clinical use."
 _LIMIT = re.compile(r"(<=|>=|≤|≥|<|>|=)\s*([0-9.]+)\s*(Gy|%|cc)?")
+_METRIC = re.compile(r"\s*(D|V)([0-9.]+)\s*(%|cc|Gy)")
+_ACCEPTABLE = re.compile(r"acceptable\s*([0-9.]+)\s*(Gy|%|cc)?")
 Goal = Mapping[str, Any]
 
 
@@ -40,31 +42,67 @@ def goal_limit(goal: Goal) -> tuple[bool, float] | None:
     return (found.group(1) in ("<=", "≤", "<"), float(found.group(2))) if written == unit else None
 
 
+def dvh_point(goal: Goal, volume_cc: float | None) -> tuple[float, float] | None:
+    """Where a dose-volume goal (Dx%, Dxcc, VxGy) lies in a DVH: (dose in Gy, volume fraction); None for other goals.
+
+    ``volume_cc`` is the structure's volume, for goals in cm3.
+    """
+    limit, found = goal_limit(goal), _METRIC.match(str(goal.get("goal", "")))
+    if limit is None or found is None:
+        return None
+    kind, argument, unit = found.group(1), float(found.group(2)), found.group(3)
+    share_unit, share, dose = (unit, argument, limit[1]) if kind == "D" else (str(goal.get("unit")), limit[1], argument)
+    if (kind == "D" and (goal.get("unit") != "Gy" or unit == "Gy")) or (kind == "V" and unit != "Gy"):
+        return None
+    if share_unit == "cc":
+        return None if not volume_cc else (dose, min(1.0, share / volume_cc))
+    return (dose, share / 100.0)
+
+
+def _digits(value: float, limit: float) -> int:
+    """Decimals (2 to 5) that tell a value from the limit when it is not equal to it."""
+    digits = 2
+    while digits < 5 and value != limit and round(value, digits) == round(limit, digits):
+        digits += 1
+    return digits
+
+
 def value_text(value: float | None, goal: Goal) -> str:
     """A value with its unit, with as many decimals (2 to 5) as tell it from the limit when it is not equal to it."""
     limit = goal_limit(goal)
-    digits = 2
-    if value is not None and limit is not None and value != limit[1]:
-        while digits < 5 and round(value, digits) == round(limit[1], digits):
-            digits += 1
+    digits = 2 if value is None or limit is None else _digits(value, limit[1])
     shown = number(value, digits)
     return shown if shown == "–" else f"{shown} {goal.get('unit', '')}".strip()
 
 
-def _margin(goal: Goal) -> str:
+def _room(goal: Goal) -> str:
     """How much room is left (+) or missing (−), in the goal's unit."""
     limit, achieved = goal_limit(goal), goal.get("achieved")
     if limit is None or achieved is None:
         return ""
     room = limit[1] - float(achieved) if limit[0] else float(achieved) - limit[1]
-    shown = number(room, 2)
+    shown = number(room, _digits(float(achieved), limit[1]))
     return f"+{shown}" if room > 0 else shown
 
 
-def _mark(met: bool | None) -> Markup:
+def _acceptable(goal: Goal) -> bool:
+    """Whether a missed goal keeps its second, laxer limit."""
+    limit, achieved = goal_limit(goal), goal.get("achieved")
+    lax = _ACCEPTABLE.search(str(goal.get("goal", "")))
+    if limit is None or achieved is None or lax is None or lax.group(2) not in (None, goal.get("unit")):
+        return False
+    return float(achieved) <= float(lax.group(1)) if limit[0] else float(achieved) >= float(lax.group(1))
+
+
+def _mark(goal: Goal) -> Markup:
+    met = goal.get("met")
     if met is None:
-        return element("span", "–", class_="mark none")
-    return element("span", "✓ met" if met else "✗ not met", class_="mark yes" if met else "mark no")
+        return element("span", "– not judged", class_="mark none")
+    if met:
+        return element("span", "✓ met", class_="mark yes")
+    if _acceptable(goal):
+        return element("span", "✗ acceptable", class_="mark lax")
+    return element("span", "✗ not met", class_="mark no")
 
 
 def _ideal_met(goal: Goal) -> bool | None:
@@ -74,39 +112,29 @@ def _ideal_met(goal: Goal) -> bool | None:
     return float(ideal) <= limit[1] if limit[0] else float(ideal) >= limit[1]
 
 
-def _kind(goal: Goal) -> str:
-    return "hard constraint" if goal.get("kind") == "hard" else f"priority {goal.get('priority', '–')}"
+def _goal_text(goal: Goal) -> str:
+    return str(goal.get("goal", "")).replace("<=", "≤").replace(">=", "≥")
 
 
-def _goal_table(goals: list[Goal], *, grouped: bool) -> Markup:
-    head = ("", "Structure", "Goal", "Final", "Room", "Ideal")
+def _goal_table(goals: list[Goal]) -> Markup:
+    head = ("", "Structure", "Goal", "Priority", "Final", "Room", "Ideal")
     rows: list[Markup] = []
-    group = ""
     for goal in goals:
-        if grouped and _kind(goal) != group:
-            group = _kind(goal)
-            rows.append(
-                element(
-                    "tr",
-                    element("th", f"{group.capitalize()}s" if group.startswith("h") else group.capitalize(), colspan=6),
-                    class_="group",
-                )
-            )
-        met = goal.get("met")
-        ideal = element(
-            "span", value_text(goal.get("ideal"), goal), class_="missed" if _ideal_met(goal) is False else None
-        )
+        hard, met = goal.get("kind") == "hard", goal.get("met")
+        missed = "missed" if _ideal_met(goal) is False else None
         cells = (
-            element("td", _mark(met)),
+            element("td", _mark(goal)),
             element("td", str(goal.get("structure", ""))),
-            element("td", str(goal.get("goal", "")), "" if grouped else element("small", f" {_kind(goal)}")),
+            element("td", _goal_text(goal)),
+            element("td", element("b", "hard") if hard else str(goal.get("priority", "–"))),
             element("td", element("b", value_text(goal.get("achieved"), goal)), class_="number"),
-            element("td", _margin(goal), class_="number"),
-            element("td", ideal, class_="number"),
+            element("td", _room(goal), class_="number"),
+            element("td", element("span", value_text(goal.get("ideal"), goal), class_=missed), class_="number"),
         )
-        rows.append(element("tr", *cells, class_="unmet" if met is False else None))
+        state = "" if met is not False else "lax" if _acceptable(goal) else "unmet"
+        rows.append(element("tr", *cells, class_=" ".join(filter(None, (state, "hard" if hard else ""))) or None))
     header = element(
-        "tr", *(element("th", cell, class_="number" if index > 2 else None) for index, cell in enumerate(head))
+        "tr", *(element("th", cell, class_="number" if index > 3 else None) for index, cell in enumerate(head))
     )
     inner = element("table", element("thead", header), element("tbody", *rows), class_="goals")
     return element("div", inner, class_="scroll")
@@ -115,6 +143,11 @@ def _goal_table(goals: list[Goal], *, grouped: bool) -> Markup:
 def ordered(goals: list[Goal]) -> list[Goal]:
     """Hard constraints first, then goals by priority; the order within a group is kept."""
     return sorted(goals, key=lambda goal: (goal.get("kind") != "hard", goal.get("priority") or 0))
+
+
+def severity(warning: object) -> str:
+    """``error``, ``warning`` or ``info`` of an item of the document's ``warnings`` (a plain sentence is a warning)."""
+    return str(warning.get("severity", "warning")) if isinstance(warning, Mapping) else "warning"
 
 
 def header(data: ReportData) -> Markup:
@@ -164,8 +197,8 @@ def _tiles(data: ReportData) -> Markup:
         tiles.append((str(len(beams)), "beams", ""))
         tiles.append((str(segments), "segments", ""))
         tiles.append((number(sum(beam.delivery.meterset_mu for beam in beams), 0), "MU per fraction", ""))
-    warnings = document.get("warnings", [])
-    tiles.append((str(len(warnings)), "warnings", "warn" if warnings else "good"))
+    warnings = [item for item in document.get("warnings", []) if severity(item) != "info"]
+    tiles.append((str(len(warnings)), "warnings" if len(warnings) != 1 else "warning", "warn" if warnings else "good"))
     cells = [
         element("div", element("b", value), element("span", label), class_=f"tile {state}".strip())
         for value, label, state in tiles
@@ -184,7 +217,7 @@ def unmet_section(data: ReportData) -> Markup:
     for title, kind in (("Broken hard constraints", "hard"), ("Goals not met", "goal")):
         chosen = [goal for goal in goals if (goal.get("kind") == "hard") == (kind == "hard")]
         if chosen:
-            parts += [element("h3", title), _goal_table(chosen, grouped=False)]
+            parts += [element("h3", title), _goal_table(chosen)]
     if not parts:
         judged = any(goal.get("met") is not None for goal in data.document.get("goals", []))
         text = "All hard constraints and goals are met on the final dose." if judged else "No goal was judged."
@@ -252,4 +285,4 @@ def goals_section(data: ReportData) -> Markup:
         "Final: dose of the exported control points, which decides. Ideal: optimised fluence before sequencing. "
         "Room: distance to the limit, negative where it is missed. Judged unrounded."
     )
-    return section("goals", "Goals", _goal_table(goals, grouped=True), element("p", note, class_="note"))
+    return section("goals", "Goals", _goal_table(goals), element("p", note, class_="note"))

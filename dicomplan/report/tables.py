@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dicomplan.report.goals import NOT_A_DEVICE
+from dicomplan.report.goals import NOT_A_DEVICE, severity
 from dicomplan.report.markup import Markup, element, join, number, section, table, volume_text
 from dicomplan.report.planes import direction_letters
 from dicomplan.report.values import ReportData
 
 _METRICS = ("Dmean_gy", "Dmax_gy", "D0.03cc_gy", "D0.1cc_gy", "D2%_gy", "D50%_gy", "D95%_gy", "D98%_gy", "Dmin_gy")
+_SEVERITIES = {"error": 0, "warning": 1, "info": 2}
 _QUALITY = {
     "conformity_index": "Conformity index (Paddick, highest target)",
     "homogeneity_index": "Homogeneity index (D2% − D98%) / D50%",
@@ -72,13 +73,14 @@ def beams_section(data: ReportData) -> Markup:
     count = sum(len(beam.delivery.segments) for beam in data.beams)
     rows.append(("", element("b", "Plan"), *[""] * 8, element("b", str(count)), element("b", number(total, 1))))
     head = (
-        "No.", "Beam", "Gantry [°]", "Collimator [°]", "Couch [°]", "Jaws X1 / X2 [mm]", "Jaws Y1 / Y2 [mm]", "SSD [mm]",
-        "Isocentre depth [mm]", "… radiological [mm]", "Segments", "MU per fraction",
+        "No.", "Beam", "Gantry [°]", "Coll. [°]", "Couch [°]", "Jaws X1 / X2 [mm]", "Jaws Y1 / Y2 [mm]", "SSD [mm]",
+        "Depth [mm]", "Radiol. depth [mm]", "Segments", "MU / fraction",
     )  # fmt: skip
     where = element(
         "p",
         element("b", f"Isocentre {place_text(data.isocenter_mm)} mm"),
-        " in DICOM patient coordinates (x left, y posterior, z superior). Angles after IEC 61217; jaws at the isocentre.",
+        " in DICOM patient coordinates (x left, y posterior, z superior). Angles after IEC 61217; jaws at the isocentre; "
+        "depths are the isocentre's along the beam axis, in tissue and in water.",
         id="isocentre",
     )
     return section("beams", "Beams", table(head, rows, numeric=range(2, len(head))), where)
@@ -184,12 +186,11 @@ def machine_section(data: ReportData) -> Markup:
 def warnings_section(data: ReportData) -> Markup:
     """Everything that was noticed in the input and the plan."""
     items = []
-    for warning in data.document.get("warnings", []):
-        if isinstance(warning, Mapping):
-            severity = str(warning.get("severity", "warning"))
-            items.append(element("li", element("b", f"{severity}: "), str(warning.get("message", ""))))
-        else:
-            items.append(element("li", str(warning)))
+    for warning in sorted(data.document.get("warnings", []), key=lambda item: _SEVERITIES.get(severity(item), 1)):
+        message = str(warning.get("message", "")) if isinstance(warning, Mapping) else str(warning)
+        kind = severity(warning)
+        prefix = "" if kind == "warning" else element("b", f"{kind}: ")
+        items.append(element("li", prefix, message, class_=kind if kind in _SEVERITIES else None))
     body = element("ul", *items, class_="warnings") if items else element("p", "None.", class_="note")
     return section("warnings", "Warnings", body)
 
@@ -200,7 +201,7 @@ def _shown(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace(",", " ")
     if isinstance(value, float):
-        return number(value, 4 if abs(value) < 1 else 2)
+        return number(value, 3 if abs(value) < 1 else 2)
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple) and len(value) > 8:

@@ -39,6 +39,7 @@
       for (const curve of dvh.curves) {
         if (curve.path.classList.contains("off") || curve.path.classList.contains("off-kind")) continue;
         for (let i = 1; i < curve.dose_gy.length; i++) {
+          if (curve.volume_fraction[i - 1] <= 0 || curve.dose_gy[i - 1] > frame.largest_gy) break;
           const ax = px(curve.dose_gy[i - 1]), ay = py(curve.volume_fraction[i - 1]);
           const bx = px(curve.dose_gy[i]) - ax, by = py(curve.volume_fraction[i]) - ay, length = bx * bx + by * by;
           const t = length ? Math.min(1, Math.max(0, ((x - ax) * bx + (y - ay) * by) / length)) : 0;
