@@ -43,9 +43,10 @@ def write_dose(
 
     GridFrameOffsetVector starts with 0 and runs along row x column direction (PS3.3 C.8.8.3.2, first way). The scaling
     factor is rounded up to what 16 characters hold and the dose is quantised with the printed value, so the file holds
-    each dose to half a step of maximum / (2^32 - 1); negative doses become 0. ``bits`` 16 is for old readers. ``summation`` BEAM needs
-    ``beam_number``. The plan is referred to; the structure set only through it, since a structure set reference would
-    claim the DVH module (PS3.3 C.8.8.4), which is not written. Raises ValueError for a dose that is not finite, of one plane, or does not fit its grid.
+    each dose to half a step of maximum / (2^32 - 1); negative doses become 0. ``bits`` 16 is for old readers. ``summation``
+    BEAM needs ``beam_number``. The plan is referred to; the structure set only through it, since a structure set
+    reference would claim the DVH module (PS3.3 C.8.8.4), which is not written. Raises ValueError for a dose that is
+    not finite, of one plane, or does not fit its grid.
     """
     grid = dose.grid
     values = np.asarray(dose.dose_gy, dtype=np.float64)
