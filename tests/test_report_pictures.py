@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 
@@ -19,6 +20,7 @@ from dicomplan.geometry.grid import IDENTITY, Matrix, VoxelGrid
 from dicomplan.patient.case import Coverage
 from dicomplan.report.bev import fluence_raster, opening
 from dicomplan.report.colors import ISODOSES, fluence_colors, luminance, on_dark, on_white
+from dicomplan.report.framing import box_above, picture_box, shadow
 from dicomplan.report.page import render_report
 from dicomplan.report.planes import Picture, PlaneName, cut, direction_letters, plane_view
 from dicomplan.report.silhouette import covered_points, silhouette
@@ -238,3 +240,39 @@ def test_lines_stand_out_on_their_ground(color: tuple[int, int, int]) -> None:
 def test_fluence_scale_grows_lighter_all_the_way() -> None:
     shades = [luminance(tuple(int(part) for part in shade)) for shade in fluence_colors(np.linspace(0, 1, 21))]  # type: ignore[arg-type]
     assert (np.diff(shades) > 0).all()
+
+
+def test_axial_frame_holds_the_dose_but_not_all_of_the_shoulders() -> None:
+    data = make_report_data()
+    grid = data.ct.grid
+    view = plane_view(grid, "axial")
+    axis = grid.axis_mm(0)
+    middle = float(axis[np.argmin(np.abs(axis - ISOCENTER[2]))])
+    whole = cut(data.ct.hu, grid, view, middle, interpolate=False)
+    assert whole is not None
+    assert data.dose is not None
+    low_planes = [float(z) for z in axis[axis < middle]]
+    box = picture_box(data, view, [*low_planes, middle], middle, whole, 30.0)
+    shoulders = box_above(shadow(data.structures[0].coverage.fraction, data.structures[0].coverage.grid, view), 0.01)
+    dose = box_above(shadow(data.dose.dose_gy, data.dose.grid, view), 30.0)
+    neck = box_above(
+        cut(data.structures[0].coverage.fraction, data.structures[0].coverage.grid, view, middle, interpolate=False),
+        0.01,
+    )
+    assert shoulders is not None
+    assert dose is not None
+    assert neck is not None
+    assert box[2] - box[0] < 0.8 * (shoulders[2] - shoulders[0])
+    for inner in (dose, neck):
+        assert box[0] < inner[0] < inner[2] < box[2]
+        assert box[1] < inner[1] < inner[3] < box[3]
+
+
+def test_without_a_body_all_of_the_ct_is_shown() -> None:
+    data = make_report_data()
+    bare = dataclasses.replace(data, structures=data.structures[1:])
+    view = plane_view(data.ct.grid, "coronal")
+    position = float(data.ct.grid.axis_mm(1)[5])
+    whole = cut(data.ct.hu, data.ct.grid, view, position, interpolate=False)
+    assert whole is not None
+    assert picture_box(bare, view, [position], position, whole, None) == whole.edges_mm

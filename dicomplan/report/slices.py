@@ -8,17 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.report.colors import ISODOSES, Rgb, css, on_dark
+from dicomplan.report.framing import Box, picture_box
 from dicomplan.report.markup import Markup, element, join, number, section
-from dicomplan.report.planes import Picture, PlaneName, PlaneView, cut, plane_view
+from dicomplan.report.planes import PlaneName, PlaneView, cut, plane_view
 from dicomplan.report.values import ReportData
 from dicomplan.report.vector import bands, grey_levels, outline, png_uri
 
 WINDOW_HU = (-160.0, 260.0)
 _BUDGET_BYTES = 4_500_000
-_MARGIN_MM = 6.0
 _BEYOND_TARGETS_MM = 25.0
 _MAX_SLICES = 40
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -52,39 +51,6 @@ def isodose_levels(prescriptions_gy: dict[str, float]) -> tuple[IsodoseLevel, ..
         names = tuple(sorted(name for name, level in prescriptions_gy.items() if abs(level - dose) < 0.005))
         levels.append(IsodoseLevel(percent, dose, color, names))
     return tuple(levels)
-
-
-def _body_box(data: ReportData, view: PlaneView, positions: list[float]) -> Box | None:
-    """Box (u low, v low, u high, v high) in mm around BODY on the planes, or None where there is none."""
-    boxes = []
-    for structure in (item for item in data.structures if item.kind == "external"):
-        for position in positions:
-            picture = cut(structure.coverage.fraction, structure.coverage.grid, view, position, interpolate=False)
-            if picture is None or not (picture.values > 0.01).any():
-                continue
-            columns = np.flatnonzero((picture.values > 0.01).any(0))
-            rows = np.flatnonzero((picture.values > 0.01).any(1))
-            boxes.append(
-                (picture.u_mm[columns[0]], picture.v_mm[rows[0]], picture.u_mm[columns[-1]], picture.v_mm[rows[-1]])
-            )
-    if not boxes:
-        return None
-    low, high = np.min(boxes, axis=0), np.max(boxes, axis=0)
-    return (float(low[0]), float(low[1]), float(high[2]), float(high[3]))
-
-
-def _frame_box(data: ReportData, view: PlaneView, positions: list[float], whole: Picture) -> Box:
-    """The part of the plane to show: BODY plus a margin, within the CT (all of the CT without a BODY)."""
-    edges = whole.edges_mm
-    body = _body_box(data, view, positions)
-    if body is None:
-        return edges
-    return (
-        max(edges[0], body[0] - _MARGIN_MM),
-        max(edges[1], body[1] - _MARGIN_MM),
-        min(edges[2], body[2] + _MARGIN_MM),
-        min(edges[3], body[3] + _MARGIN_MM),
-    )
 
 
 def _layer(
@@ -204,7 +170,7 @@ def _fixed_view(data: ReportData, name: PlaneName, levels: tuple[IsodoseLevel, .
     whole = cut(data.ct.hu, data.ct.grid, view, position, interpolate=False)
     if whole is None:
         raise ValueError("a CT plane lies outside the CT")
-    box = _frame_box(data, view, [position], whole)
+    box = picture_box(data, view, [position], position, whole, None)
     cross = view.picture_point(data.ct.grid, data.isocenter_mm)
     caption = f"{name.capitalize()}, {_position_text(data, view, position)}"
     layer = _layer(data, view, position, box, levels, colors)
@@ -237,7 +203,9 @@ def _axial_view(data: ReportData, levels: tuple[IsodoseLevel, ...], colors: dict
     whole = cut(data.ct.hu, grid, view, float(axis[center]), interpolate=False)
     if whole is None:
         raise ValueError("a CT plane lies outside the CT")
-    box = _frame_box(data, view, [float(axis[plane]) for plane in range(first, last + 1)], whole)
+    positions = [float(axis[plane]) for plane in range(first, last + 1)]
+    lowest = levels[0].dose_gy if levels else None
+    box = picture_box(data, view, positions, float(axis[center]), whole, lowest)
     middle = _layer(data, view, float(axis[center]), box, levels, colors)
     allowed = max(1, min(_MAX_SLICES, _BUDGET_BYTES // max(1, len(middle))))
     step = max(1, -(-(last - first + 1) // allowed))
