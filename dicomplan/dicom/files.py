@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from dicomplan.errors import InputError, UsageError
 from dicomplan.events import Finding, Progress, ProgressCallback, ignore_progress
@@ -27,6 +29,8 @@ MAX_ZIP_MEMBERS = 20_000
 
 _PLANNED_ON = ("CT", "RTSTRUCT")
 
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_ELEMENT_HEADER_BYTES = 8
 # Elements that a file without preamble may start with: file meta or SpecificCharacterSet .. SOPInstanceUID.
 _BARE_STARTS = (b"\x02\x00\x00\x00", b"\x02\x00\x01\x00", b"\x02\x00\x02\x00", b"\x08\x00")
 
@@ -228,9 +232,31 @@ def _parse(content: bytes, file: str, *, pixels: bool) -> Dataset:
     try:
         with pydicom_silenced():
             dataset = pydicom.dcmread(io.BytesIO(content), force=True, stop_before_pixels=not pixels)
-            # Sequences of explicit length are parsed at first access: a cut file shows only then.
-            for keyword in ("ROIContourSequence", "StructureSetROISequence", "BeamSequence"):
-                dataset.get(keyword)
-            return dataset
+            whole = _is_whole(dataset, len(content) if pixels else None)
     except Exception as error:  # pydicom raises what its parser stumbles over
         raise InputError(f"the DICOM file is damaged or cut short ({type(error).__name__})", file=file) from error
+    if not whole:
+        raise InputError("the DICOM file is cut short", file=file)
+    return dataset
+
+
+def _is_whole(dataset: Dataset, size: int | None) -> bool:
+    """Whether all values have their stated length (pydicom takes what is left of a cut file without a word).
+
+    ``size``: length of the file if it was read to the end; fewer bytes after the last value than a tag and its length
+    take are the start of an element that was cut off.
+    """
+    last: RawDataElement | None = None
+    for tag in sorted(dataset.keys()):
+        element = dataset.get_item(tag)
+        if not isinstance(element, RawDataElement) or element.length == _UNDEFINED_LENGTH:
+            last = None
+            continue
+        if len(element.value or b"") != element.length:
+            return False
+        last = element
+    meta = getattr(dataset, "file_meta", None)
+    deflated = meta is not None and meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    if size is None or last is None or deflated:
+        return True
+    return not 0 < size - (last.value_tell + last.length) < _ELEMENT_HEADER_BYTES

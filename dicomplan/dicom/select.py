@@ -30,6 +30,11 @@ class Series:
         return at.text(self.objects[0].header, keyword)
 
     @property
+    def frames(self) -> frozenset[str]:
+        """Frames of reference of its objects (one, in a series that can be planned on; empty text where absent)."""
+        return frozenset(at.text(item.header, "FrameOfReferenceUID") for item in self.objects)
+
+    @property
     def label(self) -> str:
         """A line for people: UID, number of files, description."""
         description = self.text("SeriesDescription")
@@ -201,14 +206,12 @@ def _series_of(item: DicomObject, all_series: Sequence[Series]) -> tuple[Series,
         raise _another_patient(item)
     references = _references(dataset)
     same_frame = [
-        series
-        for series in same_patient
-        if not references.frames or series.text("FrameOfReferenceUID") in references.frames
+        series for series in same_patient if not references.frames or series.frames & {"", *references.frames}
     ]
     if not same_frame:
         raise InputError(
             f"found frame of reference {', '.join(sorted(references.frames))}, expected the CT's,"
-            f" {', '.join(sorted({series.text('FrameOfReferenceUID') for series in same_patient}))}",
+            f" {', '.join(sorted({frame for series in same_patient for frame in series.frames}))}",
             file=item.file,
             tag=at.tag_name("FrameOfReferenceUID"),
         )
