@@ -15,8 +15,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian
 
 from dicomplan.beams.delivery import Aperture, Beam, BeamDelivery, Segment
+from dicomplan.dicom.identity import Identity
+from dicomplan.dicom.source import Study
 from dicomplan.dicom.write_ct import PatientValues, write_ct_series
-from dicomplan.dicom.write_structures import write_phantom_structures
+from dicomplan.dicom.write_dose import write_dose
+from dicomplan.dicom.write_plan import write_plan
+from dicomplan.dicom.write_structures import WrittenStructures, write_phantom_structures, write_structure_set
+from dicomplan.dose.volume import DoseVolume
 from dicomplan.geometry.grid import IDENTITY, Matrix, VoxelGrid
 from dicomplan.machine.model import BeamModel, Calibration, JawModel, MachineModel, MlcModel
 from dicomplan.patient.case import CTVolume, Structure
@@ -48,6 +53,11 @@ def run(*command: str | Path) -> str:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert done.returncode >= 0, f"{command[0]} died of signal {-done.returncode}: {done.stderr[-300:]}"
     return done.stdout + done.stderr
+
+
+def conformance_errors(output: str) -> list[str]:
+    """The lines of dciodvfy's or dcentvfy's output that report an error."""
+    return [line for line in output.splitlines() if line.startswith("Error") or "Error -" in line]
 
 
 def tiny_ct(direction: Matrix = IDENTITY) -> CTVolume:
@@ -145,3 +155,40 @@ def tiny_deliveries(seed: int, *, jaw_x: bool = True, beams: int = 2, segments: 
 
 
 PRESCRIPTION = Prescription(35, (TargetLevel("PTV_7000", 70.0), TargetLevel("PTV_5600", 56.0)))
+IDENTITY_OF_TESTS = Identity("tests", CREATED)
+
+
+def ring(study: Study) -> Structure:
+    points = box(study.case.ct.grid, range(2, 8), (5.12345, 10.1), (16.98765, 27.3333))
+    return Structure("Ring", 0, "AVOIDANCE", points, (9, 8, 7))
+
+
+def tiny_dose(grid: VoxelGrid, top_gy: float = 75.0) -> DoseVolume:
+    return DoseVolume(grid, np.random.default_rng(3).uniform(0, top_gy, grid.shape).astype(np.float32))
+
+
+def write_all(folder: Path, study: Study, *, bits: int = 32, failed: bool = False) -> WrittenStructures:
+    """RS, RP and two RD of a study in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source, identity = study.source, IDENTITY_OF_TESTS
+    written = write_structure_set(folder / "RS.dcm", source, [ring(study)], identity)
+    plan_uid = write_plan(
+        folder / "RP.dcm",
+        source,
+        tiny_deliveries(1),
+        tiny_machine(),
+        PRESCRIPTION,
+        identity=identity,
+        structure_set_uid=written.sop_instance_uid,
+        patient_position=study.case.patient_position,
+        beam_doses_gy=[1.25, 0.75],
+        ssd_mm=[913.2, None],
+        target_roi_numbers={"PTV_7000": 2},
+        description="tiny phantom",
+        failed=failed,
+    )
+    dose = tiny_dose(study.case.ct.grid)
+    options = {"identity": identity, "plan_uid": plan_uid, "failed": failed, "bits": bits}
+    write_dose(folder / "RD.dcm", source, dose, **options)
+    write_dose(folder / "RD_1.dcm", source, dose, summation="BEAM", beam_number=1, **options)
+    return written
