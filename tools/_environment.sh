@@ -46,7 +46,7 @@ install_apt_packages() {
   say "installing apt packages: ${missing[*]}"
   # Not fatal: without network the checks that need them are skipped, and said.
   if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >&2; then
+    apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null; then
     say "apt could not install all of: ${missing[*]}"
   fi
 }
