@@ -31,13 +31,15 @@ find_python() {
 # install_apt_packages PACKAGE...: what is missing of these and of what the environment itself needs; needs root.
 install_apt_packages() {
   command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || return 0
-  local wanted=(libgl1 libglib2.0-0 libgomp1 "$@") missing python
+  local wanted=(libgl1 libglib2.0-0 libgomp1 "$@") missing=() python
   if ! python="$(find_python)"; then
     wanted=(python3 python3-venv "${wanted[@]}")
   elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     wanted=(python3-venv "${wanted[@]}")
   fi
-  mapfile -t missing < <(apt_packages_missing "${wanted[@]}")
+  # Not mapfile < <(...): a bare chroot may lack /dev/fd. Package names hold no blanks.
+  # shellcheck disable=SC2207
+  missing=($(apt_packages_missing "${wanted[@]}"))
   [ "${#missing[@]}" -gt 0 ] || return 0
   if [ "$(id -u)" -ne 0 ]; then
     say "not root: these apt packages stay missing: ${missing[*]}"
