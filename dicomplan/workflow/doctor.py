@@ -203,5 +203,26 @@ def _disc_area() -> SelfTest:
     return SelfTest("contour to mask", corners / 2 * radius_mm**2 * math.sin(2 * math.pi / corners), found, 1e-9, "mm2")
 
 
-SELF_TESTS: dict[str, Callable[[], SelfTest]] = {"contour to mask": _disc_area}
+def _dose_volume() -> SelfTest:
+    """D5% of a 40 mm cube in a dose that rises by 1 Gy/mm from 10 to 50 Gy: 5 % of the cube get more than 48 Gy."""
+    import numpy as np
+
+    from dicomplan.geometry.grid import VoxelGrid
+    from dicomplan.metrics.dvh import evaluate
+    from dicomplan.metrics.goals import Metric
+    from dicomplan.metrics.sampling import dose_samples
+    from dicomplan.patient.case import Coverage
+
+    cube = VoxelGrid((40, 40, 40), (1.0, 1.0, 1.0), (-19.5, -19.5, -19.5))
+    grid = VoxelGrid((25, 25, 25), (2.5, 2.5, 2.5), (-30.0, -30.0, -30.0))
+    dose_gy = np.empty(grid.shape, dtype=np.float32)
+    dose_gy[:] = 30.0 + grid.axis_mm(2)
+    samples = dose_samples(Coverage(cube, np.ones(cube.shape, dtype=np.float32)), dose_gy, grid)
+    return SelfTest("dose-volume metric", 48.0, evaluate(Metric("D", 5.0, "%"), samples), 1e-3, "Gy")
+
+
+SELF_TESTS: dict[str, Callable[[], SelfTest]] = {
+    "contour to mask": _disc_area,
+    "dose-volume metric": _dose_volume,
+}
 """Name and function of every self-test; each computes a value whose right answer is known independently."""

@@ -26,9 +26,8 @@ def template_summaries() -> tuple[Summary, ...]:
 
 def shipped_template(name: str) -> str:
     """YAML text of a shipped template. Raises UsageError for an unknown name."""
-    from dicomplan.plan.library import template_names, template_text
+    from dicomplan.plan.library import template_text
 
-    _known(name, tuple(template_names()), "template", "dicomplan templates list")
     return template_text(name)
 
 
@@ -36,7 +35,7 @@ def check_template(path: Path) -> PlanTemplate:
     """Read a template file completely. Raises TemplateError, which lists every problem."""
     from dicomplan.plan.library import load_template
 
-    return load_template(str(path.resolve()))
+    return load_template(path)
 
 
 def machine_summaries() -> tuple[Summary, ...]:
@@ -50,10 +49,7 @@ def shipped_machine(name: str) -> str:
     """Text of a shipped machine file. Raises UsageError for an unknown name."""
     from dicomplan.machine.library import machine_names, machine_text
 
-    _known(name, tuple(machine_names()), "machine", "dicomplan machines list")
-    return machine_text(name)
-
-
-def _known(name: str, names: tuple[str, ...], kind: str, command: str) -> None:
+    names = tuple(machine_names())
     if name not in names:
-        raise UsageError(f"no {kind} is called '{name}'; there are: {', '.join(names)}", hint=f"see {command}")
+        raise UsageError(f"no machine is called '{name}'", hint=f"shipped: {', '.join(names)}")
+    return machine_text(name)
