@@ -251,3 +251,78 @@ def test_ten_litres_are_quick():
     samples = dose_samples(coverage, dose, dose_grid)
     assert time.process_time() - start < 6.0
     assert samples.volume_cc > 10_000
+
+
+def test_threads_do_not_change_a_bit():
+    import numba
+
+    coverage = shape(lambda z: math.sqrt(R * R - z * z), R, 1.0)
+    grid = VoxelGrid((24, 24, 24), (3.0,) * 3, (-34.0, -35.0, -36.0))
+    dose = np.random.default_rng(3).uniform(0, 70, grid.shape).astype(np.float32)
+    threads, before = [], numba.get_num_threads()
+    try:
+        for count in sorted({1, before}):
+            numba.set_num_threads(count)
+            threads.append(dose_samples(coverage, dose, grid))
+    finally:
+        numba.set_num_threads(before)
+    first, last = threads[0], threads[-1]
+    assert np.array_equal(first.volume_above_cc, last.volume_above_cc)
+    assert (first.mean_gy, first.max_gy, first.max_position_mm) == (last.mean_gy, last.max_gy, last.max_position_mm)
+
+
+CASE = Path(__file__).parents[1].parent / "shared" / "data" / "cases" / "openkbp_247"
+
+
+@pytest.mark.skipif(not CASE.is_dir(), reason="the shared case openkbp_247 is not here")
+@pytest.mark.parametrize("name", ["PTV70", "SpinalCord", "LeftParotid"])
+def test_published_dose_against_points_in_the_contours(name):
+    """Metrics within 0.1 % of 70 Gy of those of jittered points 0.25 mm apart inside the contours, dose by scipy."""
+    import pydicom
+    from matplotlib.path import Path as Outline
+    from scipy.ndimage import map_coordinates
+
+    dose_file = next(
+        file
+        for file in sorted(CASE.glob("*.dcm"))
+        if pydicom.dcmread(file, stop_before_pixels=True).Modality == "RTDOSE"
+    )
+    file = pydicom.dcmread(dose_file)
+    columns, rows = file.PixelSpacing[1], file.PixelSpacing[0]
+    origin = tuple(float(value) for value in file.ImagePositionPatient)
+    planes = [float(value) for value in file.GridFrameOffsetVector]
+    grid = VoxelGrid(file.pixel_array.shape, (planes[1] - planes[0], float(rows), float(columns)), origin)
+    dose = (file.pixel_array * float(file.DoseGridScaling)).astype(np.float32)
+    structures = next(
+        pydicom.dcmread(one)
+        for one in sorted(CASE.glob("*.dcm"))
+        if pydicom.dcmread(one, stop_before_pixels=True).Modality == "RTSTRUCT"
+    )
+    number = next(roi.ROINumber for roi in structures.StructureSetROISequence if roi.ROIName == name)
+    item = next(one for one in structures.ROIContourSequence if one.ReferencedROINumber == number)
+    contours = [np.array(one.ContourData, dtype=float).reshape(-1, 3) for one in item.ContourSequence]
+    assert [int(value) for value in file.ImageOrientationPatient] == [1, 0, 0, 0, 1, 0]
+    # dose and CT of this case share their voxels
+    samples = dose_samples(rasterize(Structure(name, 1, "", tuple(contours)), grid), dose, grid)
+
+    rng, step, values = np.random.default_rng(0), 0.25, []
+    for z in sorted({round(float(contour[0, 2]), 3) for contour in contours}):
+        here = [contour[:, :2] for contour in contours if round(float(contour[0, 2]), 3) == z]
+        low, high = np.vstack(here).min(axis=0) - 1, np.vstack(here).max(axis=0) + 1
+        points = np.stack(np.meshgrid(*(np.arange(low[i], high[i], step) for i in (0, 1))), axis=-1).reshape(-1, 2)
+        points += rng.uniform(-step / 2, step / 2, points.shape)
+        inside = np.zeros(len(points), dtype=bool)
+        for contour in here:
+            inside ^= Outline(contour).contains_points(points)
+        points = points[inside]
+        for plane in range(6):
+            height = z + ((plane + 0.5) / 6 - 0.5) * grid.spacing_mm[0]
+            index = grid.index_from_patient(np.column_stack([points, np.full(len(points), height)]))
+            values.append(map_coordinates(dose, index.T, order=1, mode="nearest"))
+    dense = np.sort(np.concatenate(values))[::-1].astype(np.float64)
+    volume = step**2 * grid.spacing_mm[0] / 6 / 1000
+    assert samples.volume_cc == pytest.approx(len(dense) * volume, rel=0.005)
+    expected = {"Dmean": dense.mean(), "D0.1cc": dense[int(0.1 / volume)]}
+    expected |= {f"D{percent}%": dense[int(percent / 100 * len(dense))] for percent in (98, 95, 50, 5, 2)}
+    for wanted, value in expected.items():
+        assert metric(wanted, samples) == pytest.approx(value, abs=0.001 * 70), wanted

@@ -81,8 +81,8 @@ def _yaml_hint(error: yaml.MarkedYAMLError) -> str | None:
 
 
 def is_empty(node: yaml.Node) -> bool:
-    """Whether nothing was written for a value (``key:`` and then nothing)."""
-    return isinstance(node, yaml.ScalarNode) and node.value == "" and node.style is None
+    """Whether nothing stands where a list or a mapping is due: ``key:`` and then nothing, or YAML's null."""
+    return isinstance(node, yaml.ScalarNode) and node.style is None and node.value.casefold() in ("", "~", "null")
 
 
 def kind_of(node: yaml.Node) -> str:
