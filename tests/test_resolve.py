@@ -298,3 +298,13 @@ def test_dropping_absent_structures_agrees_with_the_algebra(expression, absent, 
 def test_messages_say_nothing_of_where_the_study_lies():
     resolved = resolve(load_template("head_and_neck_70"), rois("PTV70", "SpinalCord"))
     assert not re.search(r"[/\\]|\.dcm", messages(resolved))
+
+
+def test_an_roi_that_bears_one_name_is_not_guessed_for_another():
+    resolved = resolve(template('structures: {Cord_Drawn: [SpinalCord], "cord?": []}'), rois("PTV", "SpinalCord"))
+    assert resolved.roi_names == {"PTV": "PTV", "Cord_Drawn": "SpinalCord"}
+
+
+def test_a_copy_that_another_derived_structure_needs_stays():
+    body = 'structures: {"Larynx?": []}\nderived: {Copy: PTV | Larynx, Ring: Copy + 5 mm}'
+    assert [one.name for one in resolve(template(body), rois("PTV")).derived] == ["Copy", "Ring"]
