@@ -23,7 +23,7 @@ _CHOICES = 6
 @kernel(inline=True)
 def _random(state: NDArray[np.uint64]) -> np.uint64:
     """Next number of a xorshift64 generator (Marsaglia, J. Stat. Softw. 8 (2003) 14); ``state`` (1,) is advanced."""
-    word = state[0]
+    word: np.uint64 = state[0]
     word ^= word << np.uint64(13)
     word ^= word >> np.uint64(7)
     word ^= word << np.uint64(17)
@@ -177,7 +177,7 @@ def _free_pass(
         if count + _remaining_at_least(steps, total, weight) >= limit:
             return limit
         if vary and weight > 1 and _random(state) % np.uint64(100) < np.uint64(15):
-            weight -= 1 + np.int64(_random(state) % np.uint64(max(1, weight // 2)))
+            weight -= 1 + int(np.int64(_random(state) % np.uint64(max(1, weight // 2))))
         for i in range(rows):
             slack = total - totals[i]
             first, last, best, ties = 0, 0, _NOTHING, 1
@@ -264,7 +264,7 @@ def _close_times(levels: IntArray, rows: int, limit: int, times: IntArray) -> in
             if i > 0:
                 times[i, j] = max(times[i, j], times[i - 1, j] - levels[i - 1, j])
             if times[i, j] > limit:
-                return times[i, j]
+                return int(times[i, j])
         for i in range(rows - 2, -1, -1):
             times[i, j] = max(times[i, j], times[i + 1, j] - levels[i + 1, j])
     for i in range(rows):
@@ -345,7 +345,7 @@ def _row_choices(
                 score = 8 * ((2 if step == weight else 0) - (2 if step == 0 else 0) + (1 if short == 0 else 0))
                 score += 8 * ((2 if fall == weight else 0) - (2 if fall == 0 else 0) + (1 if lack == 0 else 0))
             if vary:
-                score += np.int64(_random(state) % np.uint64(8))
+                score += int(np.int64(_random(state) % np.uint64(8)))
             place = found
             while place > 0 and choices[place - 1, 2] < score:
                 place -= 1

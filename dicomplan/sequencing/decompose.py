@@ -32,7 +32,8 @@ class Decomposition:
         """(rows, columns) weighted sum of the segments."""
         column = np.arange(columns)
         opened = (self.left[..., None] <= column) & (column < self.right[..., None])
-        return np.einsum("s,srj->rj", self.weights, opened.astype(np.int64))
+        total: IntArray = np.einsum("s,srj->rj", self.weights, opened.astype(np.int64))
+        return total
 
 
 def least_total(levels: NDArray[np.integer], *, interleaf: bool = False) -> int:

@@ -1,0 +1,107 @@
+"""Machine limits: one question, one answer. What of a beam could this machine not deliver?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dicomplan.beams.delivery import Aperture, BeamDelivery
+from dicomplan.machine.model import JawModel, MachineModel, MlcModel
+
+TOLERANCE_MM = 0.005
+"""Half of the last digit that leaf and jaw positions are printed with: below it a position is the same."""
+
+TOLERANCE_MU = 1e-6
+"""Metersets closer than this to the minimum are taken as the minimum (they carry round-off of a normalisation)."""
+
+
+def violations(delivery: BeamDelivery, machine: MachineModel) -> tuple[str, ...]:
+    """Every limit of ``machine`` that ``delivery`` breaks, as sentences with beam, segment, leaf pair, found and allowed.
+
+    Looked at: jaws present where the machine has them, their travel and opening; number of leaf pairs; finite
+    positions; opposed leaves that overlap or stand closer than the minimum gap (a pair that is closed and does not
+    move during the beam may touch); over-travel past the axis and retraction from it; leaf span of each bank;
+    interdigitation where the machine forbids it; meterset of each segment. Segments and leaf pairs count from 1. Of
+    each kind and segment only the worst leaf pair is named. Empty when the beam can be delivered.
+    """
+    beam = f"beam {delivery.beam.number} ({delivery.beam.name})"
+    if not delivery.segments:
+        return (f"{beam}: it has no segments, expected at least one",)
+    found: list[str] = []
+    pairs = machine.mlc.leaf_pairs
+    sound = []
+    for number, segment in enumerate(delivery.segments, 1):
+        where = f"{beam}, segment {number}"
+        meterset = segment.meterset_mu
+        if not meterset >= machine.min_segment_meterset_mu - TOLERANCE_MU:
+            found.append(f"{where}: meterset {meterset:.4g} MU, allowed from {machine.min_segment_meterset_mu:g} MU")
+        found += _jaw_violations(where, "X", segment.aperture.jaw_x_mm, machine.jaw_x)
+        found += _jaw_violations(where, "Y", segment.aperture.jaw_y_mm, machine.jaw_y)
+        shape = np.shape(segment.aperture.leaf_positions_mm)
+        if shape != (2, pairs):
+            found.append(f"{where}: leaf positions of shape {shape}, the machine has two banks of {pairs} leaves")
+        elif not np.isfinite(segment.aperture.leaf_positions_mm).all():
+            found.append(f"{where}: leaf positions that are not finite numbers")
+        else:
+            sound.append((where, segment.aperture))
+    if sound:
+        positions = np.stack([aperture.leaf_positions_mm for _, aperture in sound])
+        still = (np.abs(positions - positions[0]) <= TOLERANCE_MM).all(axis=(0, 1))
+        for where, aperture in sound:
+            found += _leaf_violations(where, aperture, machine.mlc, still)
+    return tuple(found)
+
+
+def _jaw_violations(where: str, axis: str, jaw: tuple[float, float] | None, model: JawModel | None) -> list[str]:
+    if model is None:
+        return [] if jaw is None else [f"{where}: {axis} jaws are set, the machine has none"]
+    if jaw is None:
+        return [f"{where}: {axis} jaws are not set, the machine has them"]
+    first, second = jaw
+    if not np.isfinite(jaw).all():
+        return [f"{where}: {axis} jaw positions that are not finite numbers"]
+    found = []
+    ranges = (model.first_range_mm, model.second_range_mm)
+    for name, position, (low, high) in zip((f"{axis}1", f"{axis}2"), jaw, ranges, strict=True):
+        if not low - TOLERANCE_MM <= position <= high + TOLERANCE_MM:
+            found.append(f"{where}: jaw {name} at {position:.2f} mm, allowed {low:g} to {high:g} mm")
+    if second - first < max(model.min_opening_mm, 0.0) - TOLERANCE_MM:
+        found.append(f"{where}: {axis} jaws {second - first:.2f} mm apart, allowed from {model.min_opening_mm:g} mm")
+    return found
+
+
+def _leaf_violations(where: str, aperture: Aperture, mlc: MlcModel, still: np.ndarray) -> list[str]:
+    """Limits of the leaves of one segment; ``still`` (N,) marks the pairs that do not move during the beam."""
+    first, second = aperture.leaf_positions_mm
+    found = []
+    gap = second - first
+    if gap.min() < -TOLERANCE_MM:
+        pair = int(gap.argmin())
+        found.append(f"{where}, leaf pair {pair + 1}: leaves overlap by {-gap[pair]:.2f} mm, allowed 0 mm")
+    touching = still & (np.abs(gap) <= TOLERANCE_MM)
+    narrow = np.where(touching | (gap < -TOLERANCE_MM), np.inf, gap)
+    if narrow.min() < mlc.min_gap_mm - TOLERANCE_MM:
+        pair = int(narrow.argmin())
+        found.append(f"{where}, leaf pair {pair + 1}: gap of {gap[pair]:.2f} mm, allowed from {mlc.min_gap_mm:g} mm")
+    for bank, past in (("X1", first), ("X2", -second)):
+        over, back = int(past.argmax()), int(past.argmin())
+        if past[over] > mlc.over_travel_mm + TOLERANCE_MM:
+            limit = f"allowed up to {mlc.over_travel_mm:g} mm"
+            found.append(f"{where}, leaf pair {over + 1}: leaf {bank} {past[over]:.2f} mm past the axis, {limit}")
+        if -past[back] > mlc.retraction_mm + TOLERANCE_MM:
+            limit = f"allowed up to {mlc.retraction_mm:g} mm"
+            found.append(f"{where}, leaf pair {back + 1}: leaf {bank} withdrawn {-past[back]:.2f} mm, {limit}")
+    for bank, positions in (("X1", first), ("X2", second)):
+        span = positions.max() - positions.min()
+        if span > mlc.leaf_span_mm + TOLERANCE_MM:
+            ends = f"leaf pairs {int(positions.argmin()) + 1} and {int(positions.argmax()) + 1}"
+            found.append(f"{where}, {ends}: bank {bank} spans {span:.2f} mm, allowed up to {mlc.leaf_span_mm:g} mm")
+    if not mlc.interdigitation and mlc.leaf_pairs > 1:
+        beyond = np.concatenate([first[:-1] - second[1:], first[1:] - second[:-1]])
+        worst = int(beyond.argmax())
+        if beyond[worst] > TOLERANCE_MM:
+            pair = worst % (mlc.leaf_pairs - 1)
+            found.append(
+                f"{where}, leaf pairs {pair + 1} and {pair + 2}: opposed leaves pass each other by "
+                f"{beyond[worst]:.2f} mm, allowed 0 mm (interdigitation)"
+            )
+    return found
