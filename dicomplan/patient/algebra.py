@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 import numpy as np
@@ -300,24 +300,3 @@ def _on(coverage: Coverage, grid: VoxelGrid) -> NDArray[np.float32]:
         source.append(slice(low - offset[axis], high - offset[axis]))
     out[tuple(target)] = coverage.fraction[tuple(source)]
     return out
-
-
-def cropped(coverage: Coverage) -> Coverage:
-    """The same coverage on the smallest grid that holds it with one empty cell around in plane where there is one.
-
-    A coverage of zeros keeps its grid.
-    """
-    spans = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        used = np.flatnonzero(coverage.fraction.any(axis=others))
-        if len(used) == 0:
-            return coverage
-        around = 0 if axis == 0 else 1
-        spans.append((max(int(used[0]) - around, 0), min(int(used[-1]) + 1 + around, coverage.grid.shape[axis])))
-    start = (spans[0][0], spans[1][0], spans[2][0])
-    stop = (spans[0][1], spans[1][1], spans[2][1])
-    if start == (0, 0, 0) and stop == coverage.grid.shape:
-        return coverage
-    part = coverage.fraction[start[0] : stop[0], start[1] : stop[1], start[2] : stop[2]]
-    return replace(coverage, grid=coverage.grid.crop(start, stop), fraction=np.ascontiguousarray(part))
