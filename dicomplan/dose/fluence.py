@@ -1,0 +1,150 @@
+"""Fluence on the isocentre plane: from apertures with their metersets, or from beamlets, to what the engines take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomplan.beams.delivery import Aperture, Segment
+from dicomplan.machine.model import BeamModel, MachineModel, MlcModel
+
+FloatArray = NDArray[np.float64]
+
+PLANE_STEP_MM = 1.0
+"""Pixel of a fluence plane at isocentre: a leaf edge within a pixel counts by the area it uncovers."""
+
+_FWHM_PER_SIGMA = float(2.0 * np.sqrt(2.0 * np.log(2.0)))
+
+
+@dataclass(frozen=True)
+class FluencePlane:
+    """Photon fluence of one beam on the isocentre plane, in beam limiting device coordinates.
+
+    ``values`` (ny, nx) float64: what is open, times the beam's off-axis profile, times the meterset in MU of one
+    fraction where one is stated; an isotropic point source in an open field gives the same value everywhere (the
+    fall-off with the angle and the distance is the engines'). ``x_mm`` (nx,) and ``y_mm`` (ny,) are the uniform pixel
+    centres. Outside of the plane there is nothing.
+    """
+
+    values: FloatArray
+    x_mm: FloatArray
+    y_mm: FloatArray
+
+    @property
+    def step_mm(self) -> float:
+        """Pixel size in mm, the same along x and y."""
+        return float(self.x_mm[1] - self.x_mm[0])
+
+
+def plane_axes(
+    x_range_mm: tuple[float, float], y_range_mm: tuple[float, float], step_mm: float = PLANE_STEP_MM
+) -> tuple[FloatArray, FloatArray]:
+    """Pixel centres (x, y) of a plane that holds both ranges; pixel edges at whole multiples of ``step_mm``."""
+    axes = []
+    for low, high in (x_range_mm, y_range_mm):
+        first = int(np.floor(low / step_mm + 1e-9))
+        last = max(int(np.ceil(high / step_mm - 1e-9)), first + 2)
+        axes.append((np.arange(first, last) + 0.5) * step_mm)
+    return axes[0], axes[1]
+
+
+def source_sigma_mm(beam: BeamModel, source_axis_distance_mm: float) -> float:
+    """Standard deviation (mm on the isocentre plane) of the edge blur that the primary source's size makes.
+
+    The source is seen through the edge at ``collimator_distance_mm``: similar triangles give FWHM x (SAD - c) / c.
+    """
+    if beam.source_fwhm_mm <= 0 or beam.collimator_distance_mm <= 0:
+        return 0.0
+    collimator = beam.collimator_distance_mm
+    return beam.source_fwhm_mm / _FWHM_PER_SIGMA * (source_axis_distance_mm - collimator) / collimator
+
+
+def profile_factor(beam: BeamModel, x_mm: FloatArray, y_mm: FloatArray) -> FloatArray:
+    """(ny, nx) off-axis fluence factor of the beam at pixel centres of the isocentre plane."""
+    radius = np.hypot(x_mm[None, :], y_mm[:, None])
+    factor: FloatArray = np.interp(radius, beam.profile_radius_mm, beam.profile_factor)
+    return factor
+
+
+def box_overlap(low_mm: FloatArray, high_mm: FloatArray, centres_mm: FloatArray) -> FloatArray:
+    """(n, m) fraction of each of m pixels (uniform centres, mm) that the n intervals [low, high] (mm) cover."""
+    step = centres_mm[1] - centres_mm[0]
+    start, stop = centres_mm - 0.5 * step, centres_mm + 0.5 * step
+    covered = np.minimum(high_mm[..., None], stop) - np.maximum(low_mm[..., None], start)
+    share: FloatArray = np.clip(covered, 0.0, None) / step
+    return share
+
+
+def aperture_transmission(aperture: Aperture, machine: MachineModel, x_mm: FloatArray, y_mm: FloatArray) -> FloatArray:
+    """(ny, nx) transmitted fraction of the primary fluence through one aperture, before source blur and profile.
+
+    1 where neither leaf nor jaw covers, the leaves' transmission under a leaf, the jaws' times that under a jaw; pixels
+    that an edge crosses count by area. The radiation edge lies ``leaf_end_offset_mm`` behind each leaf tip.
+    """
+    mlc = machine.mlc
+    opened = _leaf_opening(aperture, mlc, x_mm, y_mm)
+    result = mlc.transmission + (1.0 - mlc.transmission) * opened
+    for jaw, model, axis in ((aperture.jaw_x_mm, machine.jaw_x, x_mm), (aperture.jaw_y_mm, machine.jaw_y, y_mm)):
+        if jaw is None:
+            continue
+        through = model.transmission if model is not None else 0.0
+        share = box_overlap(np.array([jaw[0]]), np.array([jaw[1]]), axis)[0]
+        factor = through + (1.0 - through) * share
+        result = result * (factor[None, :] if axis is x_mm else factor[:, None])
+    return result
+
+
+def _leaf_opening(aperture: Aperture, mlc: MlcModel, x_mm: FloatArray, y_mm: FloatArray) -> FloatArray:
+    first, second = aperture.leaf_positions_mm
+    first, second = first - mlc.leaf_end_offset_mm, second + mlc.leaf_end_offset_mm
+    # leaves that touch are closed whatever the shape of their ends
+    closed = aperture.leaf_positions_mm[1] - aperture.leaf_positions_mm[0] <= 0
+    second = np.where(closed, first, second)
+    along = box_overlap(first, second, x_mm)
+    across = box_overlap(mlc.leaf_boundaries_mm[:-1], mlc.leaf_boundaries_mm[1:], y_mm)
+    opened: FloatArray = across.T @ along
+    return opened
+
+
+def delivered_plane(
+    segments: Sequence[Segment], machine: MachineModel, x_mm: FloatArray, y_mm: FloatArray
+) -> FluencePlane:
+    """Fluence plane of step-and-shoot segments: transmitted fraction x meterset (MU), off-axis profile applied.
+
+    The blur by the source's size is the engines' part: they know how far behind the edge they look.
+    """
+    total = np.zeros((len(y_mm), len(x_mm)))
+    for segment in segments:
+        total += segment.meterset_mu * aperture_transmission(segment.aperture, machine, x_mm, y_mm)
+    return FluencePlane(total * profile_factor(machine.beam, x_mm, y_mm), x_mm, y_mm)
+
+
+def field_range_mm(
+    segments: Sequence[Segment], machine: MachineModel, margin_mm: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """x and y range (mm at isocentre) of what the segments' jaws and leaves leave open, with a margin all round."""
+    boundaries = machine.mlc.leaf_boundaries_mm
+    x_low, x_high, y_low, y_high = np.inf, -np.inf, np.inf, -np.inf
+    for segment in segments:
+        aperture = segment.aperture
+        first, second = aperture.leaf_positions_mm
+        if aperture.jaw_x_mm is not None:
+            first, second = np.maximum(first, aperture.jaw_x_mm[0]), np.minimum(second, aperture.jaw_x_mm[1])
+        low, high = boundaries[:-1], boundaries[1:]
+        if aperture.jaw_y_mm is not None:
+            low, high = np.maximum(low, aperture.jaw_y_mm[0]), np.minimum(high, aperture.jaw_y_mm[1])
+        opened = (second > first) & (high > low)
+        if opened.any():
+            x_low, x_high = min(x_low, first[opened].min()), max(x_high, second[opened].max())
+            y_low, y_high = min(y_low, low[opened].min()), max(y_high, high[opened].max())
+        for jaw, is_x in ((aperture.jaw_x_mm, True), (aperture.jaw_y_mm, False)):
+            if jaw is not None and is_x:
+                x_low, x_high = min(x_low, jaw[0]), max(x_high, jaw[1])
+            elif jaw is not None:
+                y_low, y_high = min(y_low, jaw[0]), max(y_high, jaw[1])
+    if not np.isfinite([x_low, x_high, y_low, y_high]).all():
+        x_low = x_high = y_low = y_high = 0.0
+    return (x_low - margin_mm, x_high + margin_mm), (y_low - margin_mm, y_high + margin_mm)
