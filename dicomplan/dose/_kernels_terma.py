@@ -1,0 +1,187 @@
+"""Numba kernels of the energy released by primary photons: exact ray tracing and the mean fluence of each voxel."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from dicomplan.kernel_cache import kernel
+
+
+@kernel()
+def _integral(cumulative, x, y):
+    """Integral of a piecewise constant plane up to (x, y) in pixels: bilinear in its cumulative sums, held outside."""
+    rows, columns = cumulative.shape
+    x = min(max(x, 0.0), columns - 1.0)
+    y = min(max(y, 0.0), rows - 1.0)
+    i, j = min(int(x), columns - 2), min(int(y), rows - 2)
+    fx, fy = x - i, y - j
+    near = cumulative[j, i] + fx * (cumulative[j, i + 1] - cumulative[j, i])
+    far = cumulative[j + 1, i] + fx * (cumulative[j + 1, i + 1] - cumulative[j + 1, i])
+    return near + fy * (far - near)
+
+
+@kernel()
+def _trace(mass, electron, start, step, source, target, knots, excess, paths):
+    """Radiological paths from ``source`` to ``target`` (local x, y, z, mm): exact lengths in each voxel (Siddon 1985).
+
+    ``start`` is the outer corner of voxel [0, 0, 0], ``step`` the voxel size (x, y, z). paths[0] is the path weighted
+    by electron density, paths[1 + k] by mass density times the fraction of material k (piecewise linear in density
+    over ``knots``, ``excess`` (k, knots)); g/cm2.
+    """
+    shape = (mass.shape[2], mass.shape[1], mass.shape[0])
+    paths[:] = 0.0
+    delta = target - source
+    length = np.sqrt(delta[0] ** 2 + delta[1] ** 2 + delta[2] ** 2)
+    enter, leave = 0.0, 1.0
+    for axis in range(3):
+        low, high = start[axis], start[axis] + step[axis] * shape[axis]
+        if delta[axis] == 0.0:
+            if source[axis] < low or source[axis] >= high:
+                return
+        else:
+            a, b = (low - source[axis]) / delta[axis], (high - source[axis]) / delta[axis]
+            enter, leave = max(enter, min(a, b)), min(leave, max(a, b))
+    if leave <= enter:
+        return
+    index = np.empty(3, dtype=np.int64)
+    move = np.empty(3, dtype=np.int64)
+    following = np.empty(3)
+    between = np.empty(3)
+    for axis in range(3):
+        place = (source[axis] + enter * delta[axis] - start[axis]) / step[axis]
+        index[axis] = min(max(int(np.floor(place)), 0), shape[axis] - 1)
+        if delta[axis] > 0.0:
+            move[axis] = 1
+            between[axis] = step[axis] / delta[axis]
+            following[axis] = (start[axis] + (index[axis] + 1) * step[axis] - source[axis]) / delta[axis]
+        elif delta[axis] < 0.0:
+            move[axis] = -1
+            between[axis] = -step[axis] / delta[axis]
+            following[axis] = (start[axis] + index[axis] * step[axis] - source[axis]) / delta[axis]
+        else:
+            move[axis] = 0
+            between[axis] = np.inf
+            following[axis] = np.inf
+    here = enter
+    while here < leave:
+        axis = 0
+        if following[1] < following[0]:
+            axis = 1
+        if following[2] < following[axis]:
+            axis = 2
+        there = min(following[axis], leave)
+        part = max(there - here, 0.0) * length * 0.1
+        density = mass[index[2], index[1], index[0]]
+        paths[0] += part * electron[index[2], index[1], index[0]]
+        if density > knots[0]:
+            k = 1
+            while k < knots.shape[0] - 1 and density > knots[k]:
+                k += 1
+            share = min((density - knots[k - 1]) / (knots[k] - knots[k - 1]), 1.0)
+            for material in range(excess.shape[0]):
+                fraction = excess[material, k - 1] + share * (excess[material, k] - excess[material, k - 1])
+                paths[1 + material] += part * density * fraction
+        here = there
+        index[axis] += move[axis]
+        if index[axis] < 0 or index[axis] >= shape[axis]:
+            break
+        following[axis] += between[axis]
+
+
+@kernel(parallel=True)
+def terma(
+    mass, electron, start, step, source, axes, distance, cumulative, plane_origin, plane_step, open_range, knots, excess,
+    depth_step, tables, energies, primary, scatter,
+):  # fmt: skip
+    """Energy released per volume (Gy g/cm3 per unit fluence) into ``primary`` and ``scatter``, float32 (z, y, x).
+
+    ``axes`` (3, 3): x, y, z axis of the beam limiting device in local coordinates. ``tables`` (rows, depths) over the
+    water-equivalent path: primary, scatter, their extra release per fraction of bone (2 rows), log attenuation
+    per g/cm2 of bone (1 row). ``energies`` (3 + materials, bins): photons x energy x Gy per MeV/g, primary
+    fraction, attenuation of water, and of each material beyond its electrons.
+    """
+    nz, ny, nx = mass.shape
+    materials = excess.shape[0]
+    width_x = np.sqrt((axes[0, 0] * step[0]) ** 2 + (axes[0, 1] * step[1]) ** 2 + (axes[0, 2] * step[2]) ** 2)
+    width_y = np.sqrt((axes[1, 0] * step[0]) ** 2 + (axes[1, 1] * step[1]) ** 2 + (axes[1, 2] * step[2]) ** 2)
+    last = tables.shape[1] - 2
+    for z in prange(nz):
+        paths = np.empty(1 + materials)
+        local = np.empty(materials)
+        target = np.empty(3)
+        for y in range(ny):
+            for x in range(nx):
+                target[0] = start[0] + (x + 0.5) * step[0]
+                target[1] = start[1] + (y + 0.5) * step[1]
+                target[2] = start[2] + (z + 0.5) * step[2]
+                r0, r1, r2 = target[0] - source[0], target[1] - source[1], target[2] - source[2]
+                along = -(r0 * axes[2, 0] + r1 * axes[2, 1] + r2 * axes[2, 2])
+                if along <= 0.0:
+                    continue
+                scale = distance / along
+                px = (r0 * axes[0, 0] + r1 * axes[0, 1] + r2 * axes[0, 2]) * scale
+                py = (r0 * axes[1, 0] + r1 * axes[1, 1] + r2 * axes[1, 2]) * scale
+                half_x, half_y = 0.5 * width_x * scale, 0.5 * width_y * scale
+                if (
+                    px + half_x <= open_range[0]
+                    or px - half_x >= open_range[1]
+                    or py + half_y <= open_range[2]
+                    or py - half_y >= open_range[3]
+                ):
+                    continue
+                x1, x2 = (
+                    (px - half_x - plane_origin[0]) / plane_step[0],
+                    (px + half_x - plane_origin[0]) / plane_step[0],
+                )
+                y1, y2 = (
+                    (py - half_y - plane_origin[1]) / plane_step[1],
+                    (py + half_y - plane_origin[1]) / plane_step[1],
+                )
+                opening = (
+                    _integral(cumulative, x2, y2) - _integral(cumulative, x1, y2)
+                    - _integral(cumulative, x2, y1) + _integral(cumulative, x1, y1)
+                ) / ((x2 - x1) * (y2 - y1))  # fmt: skip
+                if opening <= 0.0:
+                    continue
+                _trace(mass, electron, start, step, source, target, knots, excess, paths)
+                fluence = opening * distance**2 / (r0 * r0 + r1 * r1 + r2 * r2)
+                density = mass[z, y, x]
+                dense = electron[z, y, x]
+                local[:] = 0.0
+                if density > knots[0]:
+                    k = 1
+                    while k < knots.shape[0] - 1 and density > knots[k]:
+                        k += 1
+                    share = min((density - knots[k - 1]) / (knots[k] - knots[k - 1]), 1.0)
+                    for material in range(materials):
+                        local[material] = density * (
+                            excess[material, k - 1] + share * (excess[material, k] - excess[material, k - 1])
+                        )
+                metal = False
+                for material in range(1, materials):
+                    metal = metal or paths[1 + material] > 0.0 or local[material] > 0.0
+                if metal:
+                    total_p, total_s = 0.0, 0.0
+                    for e in range(energies.shape[1]):
+                        exponent = energies[2, e] * paths[0]
+                        coefficient = energies[2, e] * dense
+                        for material in range(materials):
+                            exponent += energies[3 + material, e] * paths[1 + material]
+                            coefficient += energies[3 + material, e] * local[material]
+                        release = energies[0, e] * coefficient * np.exp(-exponent)
+                        total_p += release * energies[1, e]
+                        total_s += release * (1.0 - energies[1, e])
+                else:
+                    place = paths[0] / depth_step
+                    i = min(int(place), last)
+                    f = place - i
+                    bone = np.exp(-paths[1] * (tables[4, i] + f * (tables[4, i + 1] - tables[4, i])))
+                    total_p = dense * (tables[0, i] + f * (tables[0, i + 1] - tables[0, i]))
+                    total_s = dense * (tables[1, i] + f * (tables[1, i + 1] - tables[1, i]))
+                    total_p += local[0] * (tables[2, i] + f * (tables[2, i + 1] - tables[2, i]))
+                    total_s += local[0] * (tables[3, i] + f * (tables[3, i + 1] - tables[3, i]))
+                    total_p *= bone
+                    total_s *= bone
+                primary[z, y, x] = fluence * total_p
+                scatter[z, y, x] = fluence * total_s
