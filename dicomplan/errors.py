@@ -72,9 +72,25 @@ class TemplateError(DicomplanError):
 
 
 class MachineError(DicomplanError):
-    """A machine file was refused (exit code 4)."""
+    """A machine file was refused (exit code 4).
+
+    ``problems`` lists every problem found in one reading, each an error with its own file and line.
+    """
 
     exit_code = 4
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | Path | None = None,
+        tag: str | None = None,
+        line: int | None = None,
+        hint: str | None = None,
+        problems: tuple[MachineError, ...] = (),
+    ) -> None:
+        super().__init__(message, file=file, tag=tag, line=line, hint=hint)
+        self.problems = problems
 
 
 class NotDeliverableError(DicomplanError):

@@ -87,8 +87,44 @@ def test_machines_are_listed_and_shown(capsys: Capture) -> None:
         assert capsys.readouterr().out.strip()
 
 
+def test_every_shipped_machine_can_be_copied_and_checked(capsys: Capture, tmp_path: Path) -> None:
+    listed = document(capsys, "machines", "list")["machines"]
+    assert isinstance(listed, list)
+    for row in listed:
+        assert main(["machines", "show", row["name"]]) == 0
+        copy = tmp_path / "copy of mine.txt"  # any name will do: the command says that it is a machine file
+        copy.write_text(capsys.readouterr().out, encoding="utf-8")
+        assert main(["machines", "check", str(copy)]) == 0
+        assert capsys.readouterr().out == f"ok: {row['name']} (6 MV, 60 leaf pairs, jaws X and Y)\n"
+        checked = document(capsys, "machines", "check", str(copy))
+        assert checked["ok"] is True
+        assert (checked["name"], checked["leaf_pairs"], checked["jaws"]) == (row["name"], 60, ["X", "Y"])
+
+
+def test_all_problems_of_a_machine_are_told_at_once(capsys: Capture, tmp_path: Path) -> None:
+    assert main(["machines", "show", "generic_6mv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    broken = tmp_path / "broken.toml"
+    broken.write_text("\n".join([*lines, "leaf_speed = 3", "[wedge]"]), encoding="utf-8")
+    (tmp_path / "mohan_6mv_spectrum.csv").write_text("0.5,1\n0.4,1\n", encoding="utf-8")
+    assert main(["machines", "check", str(broken)]) == 4
+    out, err = capsys.readouterr()
+    assert out == ""
+    told = err.splitlines()
+    assert len(told) == 3
+    assert told[0].startswith(f"error: {broken}, line {len(lines) + 1}: unknown key 'delivery.leaf_speed'")
+    assert told[1].startswith(f"error: {broken}, line {len(lines) + 2}: unknown key 'wedge'")
+    assert told[2].startswith("error: mohan_6mv_spectrum.csv, line 2: ")
+    assert main(["machines", "check", str(broken), "--json"]) == 4
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == 4
+    assert [problem["line"] for problem in error["problems"]] == [len(lines) + 1, len(lines) + 2, 2]
+    assert [problem["file"] for problem in error["problems"]] == [str(broken), str(broken), "mohan_6mv_spectrum.csv"]
+
+
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["plan"], ["templates", "list"], ["templates", "schema"], ["plan", "/nowhere"]]
+    "arguments",
+    [["--help"], ["plan"], ["templates", "list"], ["templates", "schema"], ["machines", "list"], ["plan", "/nowhere"]],
 )
 def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
     code = (

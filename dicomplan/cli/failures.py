@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dicomplan.cli.interrupts import Terminated
 from dicomplan.cli.session import printable
-from dicomplan.errors import CancelledError, DicomplanError, NotDeliverableError, TemplateError
+from dicomplan.errors import CancelledError, DicomplanError, MachineError, NotDeliverableError, TemplateError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _EXIT_INTERRUPTED = 130
@@ -39,13 +39,14 @@ def failure(error: BaseException, *, received: int | None = None) -> Failure:
 
 
 def _known(error: DicomplanError) -> Failure:
-    problems = error.problems if isinstance(error, TemplateError) else ()
+    problems = error.problems if isinstance(error, TemplateError | MachineError) else ()
     document = _document(error.exit_code, error.message, error.file, error.tag, error.line, error.hint)
     if problems:
         document["error"]["problems"] = [
-            {"message": problem.message, "line": problem.line, "hint": problem.hint} for problem in problems
+            {"message": problem.message, "file": problem.file or error.file, "line": problem.line, "hint": problem.hint}
+            for problem in problems
         ]
-        lines = tuple(_template_line(problem, error.file) for problem in problems)
+        lines = tuple(_problem_line(problem, error.file) for problem in problems)
     else:
         lines = (str(error),)
     if isinstance(error, NotDeliverableError):
@@ -53,9 +54,9 @@ def _known(error: DicomplanError) -> Failure:
     return Failure(error.exit_code, tuple(f"error: {printable(line)}" for line in lines), {**document})
 
 
-def _template_line(problem: TemplateError, file: str | None) -> str:
+def _problem_line(problem: TemplateError | MachineError, file: str | None) -> str:
     if problem.file is None and file is not None:
-        return str(TemplateError(problem.message, file=file, tag=problem.tag, line=problem.line, hint=problem.hint))
+        return str(DicomplanError(problem.message, file=file, tag=problem.tag, line=problem.line, hint=problem.hint))
     return str(problem)
 
 

@@ -10,11 +10,17 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class JawModel:
-    """A pair of independent jaws: travel limits of the first and second edge at isocentre, mm."""
+    """A pair of independent jaws: travel limits of the first and second edge at isocentre, mm.
+
+    ``transmission``: fluence behind a closed jaw relative to the open field. ``max_speed_mm_s``: greatest speed of an
+    edge at isocentre, 0 where the machine file does not state it.
+    """
 
     first_range_mm: tuple[float, float]
     second_range_mm: tuple[float, float]
     min_opening_mm: float
+    transmission: float = 0.0
+    max_speed_mm_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,10 @@ class MlcModel:
     ``leaf_span_mm``: greatest distance between the most extended and most retracted leaf of one bank.
     ``over_travel_mm``: how far a leaf may pass the beam axis. ``retraction_mm``: how far it may withdraw from it.
     ``min_gap_mm``: least distance of opposed leaves that move or stay open; ``interdigitation``: whether a leaf may pass
-    the opposed neighbour.
+    the opposed neighbour. ``leaf_end_offset_mm``: the edge of the radiation field lies this much behind the leaf tip on
+    each side, at isocentre (half the dosimetric leaf gap of rounded leaf ends). ``tongue_and_groove_mm``: how far the
+    tongue of a leaf reaches under its neighbour, at isocentre. ``max_speed_mm_s``: greatest leaf speed at isocentre, 0
+    where the machine file does not state it.
     """
 
     leaf_boundaries_mm: NDArray[np.float64]
@@ -34,6 +43,9 @@ class MlcModel:
     min_gap_mm: float
     interdigitation: bool
     transmission: float
+    leaf_end_offset_mm: float = 0.0
+    tongue_and_groove_mm: float = 0.0
+    max_speed_mm_s: float = 0.0
 
     @property
     def leaf_pairs(self) -> int:
@@ -48,7 +60,15 @@ class BeamModel:
     ``energies_mev`` and ``photon_weights`` (photons per bin, relative) are the spectrum at bin centres.
     ``source_fwhm_mm``: full width at half maximum of the Gaussian primary source, at the source.
     ``collimator_distance_mm``: distance from the source to the plane where source blur is formed (leaf end).
-    ``profile_radius_mm`` / ``profile_factor``: off-axis energy fluence relative to an isotropic point source.
+    ``profile_radius_mm`` / ``profile_factor``: off-axis energy fluence relative to an isotropic point source, which
+    sends as much into each solid angle; 1 on the axis; the radius is that of the ray in the isocentre plane.
+    ``softening_per_mm``: s in mu(r) = mu(0) (1 + s r), mu the mean attenuation coefficient of the spectrum in water, r
+    the radius in the isocentre plane; positive behind a flattening filter, where the beam is softer off axis.
+    ``extra_focal_weight``: share of the on-axis fluence of a large open field at isocentre that comes from the
+    extra-focal source, a Gaussian of full width at half maximum ``extra_focal_fwhm_mm`` in a plane
+    ``extra_focal_distance_mm`` from the primary source (both measured in that plane, none at isocentre).
+    ``electron_weight`` and ``electron_depth_mm``: electron contamination w exp(-z / d), dose at the surface of the
+    calibration field relative to the calibration dose, and depth d in water at which it has fallen to 1/e.
     """
 
     nominal_energy_mv: float
@@ -58,6 +78,12 @@ class BeamModel:
     collimator_distance_mm: float
     profile_radius_mm: NDArray[np.float64]
     profile_factor: NDArray[np.float64]
+    softening_per_mm: float = 0.0
+    extra_focal_weight: float = 0.0
+    extra_focal_fwhm_mm: float = 0.0
+    extra_focal_distance_mm: float = 0.0
+    electron_weight: float = 0.0
+    electron_depth_mm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +99,11 @@ class Calibration:
 
 @dataclass(frozen=True)
 class MachineModel:
-    """A linac: geometry, limits, beam data and calibration; ``source`` is the machine file's text."""
+    """A linac: geometry, limits, beam data and calibration.
+
+    ``source`` is the machine file's text, with the tables that it names as comments behind it: equal texts, equal
+    machines. ``provenance`` says which data set which parameter.
+    """
 
     name: str
     description: str
@@ -87,3 +117,4 @@ class MachineModel:
     min_segment_meterset_mu: float
     min_segment_area_cm2: float
     source: str = ""
+    provenance: tuple[str, ...] = ()

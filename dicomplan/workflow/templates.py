@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicomplan.errors import UsageError
+from dicomplan.machine.model import MachineModel
 from dicomplan.plan.template import PlanTemplate
 
 
@@ -47,9 +47,13 @@ def machine_summaries() -> tuple[Summary, ...]:
 
 def shipped_machine(name: str) -> str:
     """Text of a shipped machine file. Raises UsageError for an unknown name."""
-    from dicomplan.machine.library import machine_names, machine_text
+    from dicomplan.machine.library import machine_text
 
-    names = tuple(machine_names())
-    if name not in names:
-        raise UsageError(f"no machine is called '{name}'", hint=f"shipped: {', '.join(names)}")
     return machine_text(name)
+
+
+def check_machine(path: Path) -> MachineModel:
+    """Read a machine file, and the tables it names, completely. Raises MachineError, which lists every problem."""
+    from dicomplan.machine.library import load_machine
+
+    return load_machine(path)
