@@ -1,0 +1,308 @@
+"""The solver: bounded quasi-Newton (L-BFGS-B) on terms, hard limits and smoothing of one linear dose operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
+from dicomplan.optimization.constraints import (
+    Constraint,
+    ConstraintState,
+    add_constraint,
+    excess_gy,
+    first_state,
+    next_state,
+)
+from dicomplan.optimization.operator import DoseOperator
+from dicomplan.optimization.smoothing import Smoothing, smoothing
+from dicomplan.optimization.terms import Term, add_term
+
+FloatArray = NDArray[np.float64]
+StopReason = Literal["converged", "iteration limit", "no descent"]
+
+_FIRST_STEP = 0.1  # of the fluence's norm: how far the first step of L-BFGS-B goes
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is minimised: terms, hard limits and smoothing. ``scale_gy`` is the dose that stands for 1 in every term."""
+
+    terms: tuple[Term, ...]
+    scale_gy: float
+    constraints: tuple[Constraint, ...] = ()
+    smoothing: Smoothing | None = None
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """When to stop, and how often the limits are looked at.
+
+    ``max_iterations`` of L-BFGS-B in all rounds together; ``relative_change``: converged when the objective fell by
+    less than this part of itself over ``window`` iterations; ``round_iterations``: after so many at most the
+    multipliers of the hard limits move; ``tolerance``: a hard limit counts as met when it is exceeded by less than this
+    part of its dose; ``history``: pairs that L-BFGS-B keeps (Byrd, Lu, Nocedal and Zhu, SIAM J. Sci. Comput. 16 (1995)
+    1190).
+    """
+
+    max_iterations: int = 300
+    relative_change: float = 1e-3
+    window: int = 10
+    round_iterations: int = 25
+    tolerance: float = 5e-4
+    history: int = 30
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What :func:`solve` found; hand it back as ``warm_start``.
+
+    ``fluence`` (beamlets,) float64, none negative; ``dose_gy`` (voxels,) float64, offset and factor included;
+    ``objective``: value of terms and smoothing (without the limits' penalties) at each evaluation, in order;
+    ``term_values``: of each term at the end, in the order of the problem; ``states``: of each hard limit;
+    ``excess_gy``: by how much each hard limit is exceeded (0 or less: met). ``limits_met`` within the tolerance.
+    ``fluence_scale`` is the typical fluence that variables and smoothing were scaled with.
+    """
+
+    fluence: FloatArray
+    dose_gy: FloatArray
+    objective: tuple[float, ...]
+    term_values: tuple[float, ...]
+    states: tuple[ConstraintState, ...]
+    excess_gy: tuple[float, ...]
+    limits_met: bool
+    iterations: int
+    stopped: StopReason
+    fluence_scale: float
+
+
+def solve(
+    operator: DoseOperator,
+    problem: Problem,
+    *,
+    start: FloatArray | None = None,
+    warm_start: Solution | None = None,
+    dose_offset_gy: FloatArray | None = None,
+    dose_factor: ArrayLike = 1.0,
+    settings: SolverSettings | None = None,
+    progress: ProgressCallback = ignore_progress,
+    cancel: Cancel | None = None,
+) -> Solution:
+    """Fluence that minimises the problem, no beamlet negative; deterministic.
+
+    The dose is ``dose_factor`` (scalar or (voxels,)) times ``operator.forward(fluence)`` plus ``dose_offset_gy``
+    (voxels,). It begins at ``warm_start`` (with its multipliers, where the number of constraints and voxels agrees), else at
+    ``start`` (beamlets,) scaled by the factor that is best for the terms, else at an even fluence scaled likewise.
+    Hard limits that cannot all be met leave ``limits_met`` False. Progress: stage ``optimize``, one event an iteration.
+
+    Raises ValueError for lengths that do not fit the operator, for a dose that is not finite, and for a start that
+    gives no dose; CancelledError if ``cancel`` is set.
+    """
+    settings = SolverSettings() if settings is None else settings
+    factor = np.asarray(dose_factor, dtype=np.float64)
+    work = _Work(operator, problem, dose_offset_gy, factor, settings, progress, cancel)
+    fluence, scale = work.begin(start, warm_start)
+    return work.run(fluence, scale, warm_start)
+
+
+def scaled_start(problem: Problem, even_dose_gy: FloatArray, offset_gy: FloatArray) -> float:
+    """The factor t > 0 for which ``t even_dose_gy + offset_gy`` (each (voxels,)) makes the sum of the terms least.
+
+    A bounded search between 0.01 and 2 times the factor that gives the hottest voxel ``scale_gy``; no dose is calculated.
+    """
+    from scipy.optimize import minimize_scalar
+
+    unit = problem.scale_gy / float(even_dose_gy.max())
+    gradient = np.empty_like(even_dose_gy)
+
+    def value(factor: float) -> float:
+        dose = factor * unit * even_dose_gy + offset_gy
+        return sum(add_term(term, dose, problem.scale_gy, gradient) for term in problem.terms)
+
+    found = minimize_scalar(value, bounds=(0.01, 2.0), method="bounded", options={"xatol": 1e-3})
+    return float(found.x) * unit
+
+
+@dataclass
+class _Work:
+    """One call of :func:`solve`."""
+
+    operator: DoseOperator
+    problem: Problem
+    offset: FloatArray | None
+    factor: FloatArray
+    settings: SolverSettings
+    progress: ProgressCallback
+    cancel: Cancel | None
+    states: tuple[ConstraintState, ...] = ()
+    objective: list[float] = field(default_factory=list)
+    iterations: int = 0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        voxels, shapes = (self.operator.voxel_count,), [np.shape(self.factor)]
+        if self.offset is not None:
+            shapes.append(np.shape(self.offset))
+        if any(shape not in ((), voxels) for shape in shapes):
+            raise ValueError(f"dose factor and offset of shapes {shapes} for {voxels[0]} voxels")
+        sets = [term.voxels for term in self.problem.terms] + [one.voxels for one in self.problem.constraints]
+        largest = max((int(one.indices[-1]) for one in sets), default=-1)
+        if largest >= voxels[0]:
+            raise ValueError(f"a voxel set names voxel {largest}, the operator has {voxels[0]}")
+        pairs = self.problem.smoothing
+        if pairs is not None and max(np.max(pairs.first), np.max(pairs.second)) >= self.operator.beamlet_count:
+            raise ValueError(f"smoothing names a beamlet beyond {self.operator.beamlet_count}")
+
+    def dose(self, fluence: FloatArray) -> FloatArray:
+        """Dose in Gy, float64 (voxels,)."""
+        if self.cancel is not None:
+            self.cancel.check()
+        dose = np.asarray(self.operator.forward(fluence), dtype=np.float64) * self.factor
+        if self.offset is not None:
+            dose = dose + self.offset
+        if not np.isfinite(dose).all():
+            raise ValueError("the dose is not finite")
+        return np.ascontiguousarray(dose)
+
+    def begin(self, start: FloatArray | None, warm_start: Solution | None) -> tuple[FloatArray, float]:
+        """Fluence to begin with and its typical size."""
+        count = self.operator.beamlet_count
+        if warm_start is not None:
+            if warm_start.fluence.shape != (count,):
+                raise ValueError(f"warm start of {warm_start.fluence.shape} for {count} beamlets")
+            return np.maximum(warm_start.fluence, 0.0), warm_start.fluence_scale
+        shape = np.ones(count) if start is None else np.maximum(np.asarray(start, dtype=np.float64), 0.0)
+        if shape.shape != (count,):
+            raise ValueError(f"start of {shape.shape} for {count} beamlets")
+        offset = np.zeros(self.operator.voxel_count) if self.offset is None else self.offset
+        even = self.dose(shape) - offset
+        if not even.max() > 0.0:
+            raise ValueError("the start gives no dose")
+        fluence = scaled_start(self.problem, even, offset) * shape
+        return fluence, float(fluence.mean())
+
+    def evaluate(self, fluence: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """Merit (with the limits), its gradient (beamlets,) and the dose."""
+        problem = self.problem
+        dose = self.dose(fluence)
+        gradient = np.zeros_like(dose)
+        value = sum(add_term(term, dose, problem.scale_gy, gradient) for term in problem.terms)
+        limits = 0.0
+        for constraint, state in zip(problem.constraints, self.states, strict=True):
+            limits += add_constraint(constraint, state, dose, problem.scale_gy, gradient)
+        slope = np.asarray(self.operator.adjoint(gradient * self.factor), dtype=np.float64)
+        if problem.smoothing is not None:
+            rough, pull = smoothing(problem.smoothing, fluence, problem.smoothing.scale or self.scale)
+            value, slope = value + rough, slope + pull
+        self.objective.append(value)
+        return value + limits, slope, dose
+
+    def run(self, fluence: FloatArray, scale: float, warm_start: Solution | None) -> Solution:
+        """Rounds of L-BFGS-B, the multipliers moved in between."""
+        problem, settings, self.scale = self.problem, self.settings, scale
+        dose = self.dose(fluence)
+        self.states = self.first_states(dose, warm_start)
+        previous = np.inf
+        while True:
+            fluence, stopped = self.descend(fluence)
+            dose = self.dose(fluence)
+            if not problem.constraints:
+                break
+            value = self.objective[-1]
+            self.states = tuple(
+                next_state(constraint, state, dose, problem.scale_gy)
+                for constraint, state in zip(problem.constraints, self.states, strict=True)
+            )
+            settled = abs(previous - value) <= settings.relative_change * abs(value)
+            if self.met() and stopped != "iteration limit" and settled:
+                break
+            if self.iterations >= settings.max_iterations:
+                stopped = "iteration limit"
+                break
+            previous = value
+        gradient = np.empty_like(dose)
+        return Solution(
+            fluence=fluence,
+            dose_gy=dose,
+            objective=tuple(self.objective),
+            term_values=tuple(add_term(term, dose, problem.scale_gy, gradient) for term in problem.terms),
+            states=self.states,
+            excess_gy=tuple(state.excess_gy for state in self.states),
+            limits_met=self.met(),
+            iterations=self.iterations,
+            stopped=stopped,
+            fluence_scale=scale,
+        )
+
+    def first_states(self, dose: FloatArray, warm_start: Solution | None) -> tuple[ConstraintState, ...]:
+        fresh = tuple(first_state(constraint, dose) for constraint in self.problem.constraints)
+        old = () if warm_start is None else warm_start.states
+        if len(old) != len(fresh) or any(len(a.held) != len(b.held) for a, b in zip(old, fresh, strict=True)):
+            return fresh
+        return tuple(
+            replace(new, multipliers=np.where(new.held > 0.0, had.multipliers, 0.0), penalty=had.penalty)
+            for had, new in zip(old, fresh, strict=True)
+        )
+
+    def met(self) -> bool:
+        """Whether every hard limit is met within the tolerance."""
+        return all(
+            state.excess_gy <= self.settings.tolerance * abs(constraint.dose_gy)
+            for constraint, state in zip(self.problem.constraints, self.states, strict=True)
+        )
+
+    def descend(self, fluence: FloatArray) -> tuple[FloatArray, StopReason]:
+        """One round of L-BFGS-B from ``fluence``; the multipliers stay."""
+        from scipy.optimize import OptimizeResult, minimize
+
+        settings = self.settings
+        left = settings.max_iterations - self.iterations
+        most = min(left, settings.round_iterations) if self.problem.constraints else left
+        # the first step of L-BFGS-B has length 1: variables are scaled so that this is a tenth of the fluence
+        unit = _FIRST_STEP * max(float(np.linalg.norm(fluence)), self.scale * len(fluence) ** 0.5)
+        values: list[float] = []
+        stalled = False
+
+        def merit(variables: FloatArray) -> tuple[float, FloatArray]:
+            value, slope, _ = self.evaluate(variables * unit)
+            return value, slope * unit
+
+        def each(intermediate_result: OptimizeResult) -> None:
+            nonlocal stalled
+            self.iterations += 1
+            values.append(float(intermediate_result.fun))
+            message = f"iteration {self.iterations}, objective {self.objective[-1]:.6g}"
+            self.progress(Progress("optimize", message, min(1.0, self.iterations / settings.max_iterations)))
+            if len(values) > settings.window:
+                fall = values[-1 - settings.window] - values[-1]
+                if fall <= settings.relative_change * abs(values[-1]):
+                    stalled = True
+                    raise StopIteration
+
+        found = minimize(
+            merit,
+            fluence / unit,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(0.0, None)] * len(fluence),
+            callback=each,
+            options={
+                "maxcor": settings.history,
+                "maxiter": most,
+                "maxfun": 20 * most + 20,
+                "ftol": 0.0,
+                "gtol": 0.0,
+            },
+        )
+        stopped: StopReason = "converged" if stalled else "iteration limit" if len(values) >= most else "no descent"
+        return cast(FloatArray, np.maximum(np.asarray(found.x, dtype=np.float64) * unit, 0.0)), stopped
+
+
+def limits_exceeded(solution: Solution, problem: Problem) -> tuple[tuple[Constraint, float], ...]:
+    """The hard limits that are exceeded at all, each with its excess in Gy."""
+    pairs = zip(problem.constraints, solution.states, strict=True)
+    found = ((one, excess_gy(one, state.held, solution.dose_gy)) for one, state in pairs)
+    return tuple((one, excess) for one, excess in found if excess > 0.0)
