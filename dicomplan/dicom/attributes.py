@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
 
 from dicomplan.dicom.files import DicomObject
 from dicomplan.errors import InputError
 
 _T = TypeVar("_T", bound=Hashable)
+
+MAX_LENGTH_MM = 1e5
+"""Greatest coordinate or distance that is believed: 100 m; beyond, a value is damaged."""
+MIN_STEP_MM = 1e-3
+"""Least pixel or plane step that is believed: 1 micrometre."""
 
 
 def tag_name(keyword: str) -> str:
@@ -22,30 +29,62 @@ def tag_name(keyword: str) -> str:
     return keyword if tag is None else f"{keyword} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
+def value(dataset: Dataset, keyword: str) -> Any:
+    """The value as pydicom converts it; None when absent. Raises InputError naming the tag when it cannot be converted."""
+    try:
+        return dataset.get(keyword)
+    except Exception as error:  # converting a damaged value raises whatever pydicom stumbles over
+        raise InputError(f"cannot be read ({type(error).__name__})", tag=tag_name(keyword)) from error
+
+
+@contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Give ``file`` to the InputErrors raised inside that name none."""
+    try:
+        yield
+    except InputError as error:
+        if error.file is None:
+            error.file = file
+        raise
+
+
 def text(dataset: Dataset, keyword: str) -> str:
-    """The value as text without surrounding blanks; empty when absent or empty."""
-    value = dataset.get(keyword)
-    return "" if value is None else str(value).strip()
+    """The value as text without surrounding blanks; empty when absent or empty. Raises InputError when unreadable."""
+    found = value(dataset, keyword)
+    return "" if found is None else str(found).strip()
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """The values as printed in the file, without blanks; empty tuple when absent or empty."""
-    value = dataset.get(keyword)
-    if value is None or value == "":
+    """The values as printed in the file, without blanks; empty tuple when absent or empty. Raises InputError."""
+    found = value(dataset, keyword)
+    if found is None or found == "":
         return ()
-    parts = [value] if isinstance(value, str | int | float) else list(value)
+    parts = [found] if isinstance(found, str | bytes | int | float) else _listed(found, keyword)
     return tuple(str(getattr(part, "original_string", part)).strip() for part in parts)
 
 
+def _listed(found: Any, keyword: str) -> list[Any]:
+    if isinstance(found, DicomSequence) or not hasattr(found, "__iter__"):
+        raise InputError(f"found {type(found).__name__}, expected values", tag=tag_name(keyword))
+    return list(found)
+
+
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """The items of a sequence; empty when absent."""
-    return list(dataset.get(keyword) or ())
+    """The items of a sequence; empty when absent. Raises InputError when it is no sequence."""
+    found = value(dataset, keyword)
+    if found is None or (not isinstance(found, DicomSequence) and not found):
+        return []
+    if not isinstance(found, DicomSequence):
+        raise InputError("is not a sequence", tag=tag_name(keyword))
+    return list(found)
 
 
 def numbers(dataset: Dataset, keyword: str, count: int, *, file: str) -> tuple[float, ...]:
     """``count`` finite numbers. Raises InputError naming the tag when absent, of another count, or not numbers."""
+    with naming(file):
+        printed = texts(dataset, keyword)
     try:
-        values = tuple(float(part) for part in texts(dataset, keyword))
+        values = tuple(float(part) for part in printed)
     except (ValueError, TypeError):
         raise InputError("does not hold numbers", file=file, tag=tag_name(keyword)) from None
     if not values:
@@ -57,6 +96,26 @@ def numbers(dataset: Dataset, keyword: str, count: int, *, file: str) -> tuple[f
     return values
 
 
+def lengths_mm(dataset: Dataset, keyword: str, count: int, *, file: str) -> tuple[float, ...]:
+    """``count`` numbers in mm, none beyond :data:`MAX_LENGTH_MM`. Raises InputError as :func:`numbers` does."""
+    values = numbers(dataset, keyword, count, file=file)
+    greatest = max(abs(value) for value in values)
+    if greatest > MAX_LENGTH_MM:
+        raise InputError(
+            f"found {greatest:g} mm, expected at most {MAX_LENGTH_MM:g} mm", file=file, tag=tag_name(keyword)
+        )
+    return values
+
+
+def positive_mm(dataset: Dataset, keyword: str, count: int, *, file: str) -> tuple[float, ...]:
+    """``count`` numbers in mm from :data:`MIN_STEP_MM` to :data:`MAX_LENGTH_MM`. Raises InputError."""
+    values = lengths_mm(dataset, keyword, count, file=file)
+    if min(values) < MIN_STEP_MM:
+        printed = "\\".join(f"{value:g}" for value in values)
+        raise InputError(f"found {printed}, expected positive numbers", file=file, tag=tag_name(keyword))
+    return values
+
+
 def number(dataset: Dataset, keyword: str, *, file: str) -> float:
     """One finite number. Raises InputError."""
     return numbers(dataset, keyword, 1, file=file)[0]
@@ -64,15 +123,24 @@ def number(dataset: Dataset, keyword: str, *, file: str) -> float:
 
 def optional_number(dataset: Dataset, keyword: str, *, file: str) -> float | None:
     """One finite number, or None when absent or empty. Raises InputError when it is no number."""
-    return number(dataset, keyword, file=file) if texts(dataset, keyword) else None
+    with naming(file):
+        present = bool(texts(dataset, keyword))
+    return number(dataset, keyword, file=file) if present else None
 
 
 def whole(dataset: Dataset, keyword: str, *, file: str) -> int:
     """One whole number. Raises InputError."""
-    value = number(dataset, keyword, file=file)
-    if value != round(value):
-        raise InputError(f"found {value}, expected a whole number", file=file, tag=tag_name(keyword))
-    return round(value)
+    found = number(dataset, keyword, file=file)
+    if found != round(found):
+        raise InputError(f"found {found}, expected a whole number", file=file, tag=tag_name(keyword))
+    return round(found)
+
+
+def optional_whole(dataset: Dataset, keyword: str, default: int, *, file: str) -> int:
+    """One whole number, or ``default`` when absent or empty. Raises InputError when it is no whole number."""
+    with naming(file):
+        present = bool(texts(dataset, keyword))
+    return whole(dataset, keyword, file=file) if present else default
 
 
 def same_for_all(objects: Sequence[DicomObject], keyword: str, value_of: Callable[[DicomObject], _T], what: str) -> _T:

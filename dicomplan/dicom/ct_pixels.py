@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from dicomplan.dicom import attributes as at
+from dicomplan.dicom.byte_sources import MAX_OBJECT_BYTES, ByteSource
 from dicomplan.dicom.ct_geometry import SeriesGeometry
+from dicomplan.dicom.decoding import decoded_pixels, is_lossy
+from dicomplan.dicom.files import DicomObject
 from dicomplan.errors import InputError
 from dicomplan.events import Finding, Progress, ProgressCallback, ignore_progress
 from dicomplan.patient.case import CTVolume
@@ -19,6 +25,8 @@ AIR_HU = -1000.0
 """What a padded pixel (outside of the scanner's field of view) is read as."""
 PADDING_BELOW_HU = -900.0
 """Padding values above this could be tissue: such pixels are left as they are, with a warning."""
+MAX_RESCALE = 1e6
+"""Greatest rescale slope and intercept that are believed: a million HU for each stored step."""
 
 
 @dataclass
@@ -30,20 +38,23 @@ class _Padding:
 def stored_pixels(dataset: Dataset, *, file: str) -> NDArray[np.generic]:
     """Stored values of all frames, ``(frames, rows, columns)`` integers, sign and unused bits put right.
 
-    Compressed transfer syntaxes are decoded by pydicom if it has a decoder. Raises InputError naming the tag for
-    missing or short pixel data, more than one sample per pixel, other than 8, 16 or 32 bits, or a transfer syntax
-    that cannot be decoded here.
+    Raises InputError naming the tag for missing, damaged or short pixel data, more than one sample per pixel, and other
+    than 8, 16 or 32 bits; UsageError, naming the extra, for a compressed transfer syntax whose decoder is not installed.
     """
-    meta = getattr(dataset, "file_meta", None)
-    syntax = UID(str(meta.get("TransferSyntaxUID", ""))) if meta is not None else UID("")
-    if dataset.get("PixelData") is None:
-        raise InputError("is missing", file=file, tag=at.tag_name("PixelData"))
-    rows, columns = at.whole(dataset, "Rows", file=file), at.whole(dataset, "Columns", file=file)
-    frames = int(at.optional_number(dataset, "NumberOfFrames", file=file) or 1)
-    samples = int(at.optional_number(dataset, "SamplesPerPixel", file=file) or 1)
+    with at.naming(file):
+        meta = getattr(dataset, "file_meta", None)
+        syntax = UID("" if meta is None else at.text(meta, "TransferSyntaxUID"))
+        content = at.value(dataset, "PixelData")
+    rows, columns, frames, samples = (
+        at.optional_whole(dataset, keyword, default, file=file)
+        for keyword, default in (("Rows", 0), ("Columns", 0), ("NumberOfFrames", 1), ("SamplesPerPixel", 1))
+    )
     bits = at.whole(dataset, "BitsAllocated", file=file)
-    stored_bits = int(at.optional_number(dataset, "BitsStored", file=file) or bits)
+    stored_bits = at.optional_whole(dataset, "BitsStored", bits, file=file)
     signed = at.whole(dataset, "PixelRepresentation", file=file) == 1
+    for keyword, count in (("Rows", rows), ("Columns", columns), ("NumberOfFrames", frames)):
+        if count < 1:
+            raise InputError(f"found {count}, expected a positive number", file=file, tag=at.tag_name(keyword))
     if samples != 1:
         raise InputError(f"found {samples}, expected 1", file=file, tag=at.tag_name("SamplesPerPixel"))
     if bits not in (8, 16, 32) or not 0 < stored_bits <= bits:
@@ -52,12 +63,19 @@ def stored_pixels(dataset: Dataset, *, file: str) -> NDArray[np.generic]:
             file=file,
             tag=at.tag_name("BitsAllocated"),
         )
+    if not isinstance(content, bytes) or not content:
+        raise InputError("is missing", file=file, tag=at.tag_name("PixelData"))
     shape = (frames, rows, columns)
-    if syntax and syntax.is_transfer_syntax and syntax.is_compressed and not syntax.is_deflated:
-        return _decoded(dataset, syntax, shape, file)
-    little = not (syntax and syntax.is_transfer_syntax and not syntax.is_little_endian)
-    content = dataset.PixelData
     needed = frames * rows * columns * bits // 8
+    if needed > MAX_OBJECT_BYTES:
+        raise InputError(
+            f"found {frames} frames of {rows} x {columns}, {needed / 1e9:.1f} GB: more than is read",
+            file=file,
+            tag=at.tag_name("Rows"),
+        )
+    if syntax and syntax.is_transfer_syntax and syntax.is_compressed and not syntax.is_deflated:
+        return decoded_pixels(dataset, syntax, shape, file=file)
+    little = not (syntax and syntax.is_transfer_syntax and not syntax.is_little_endian)
     if len(content) < needed:
         raise InputError(
             f"found {len(content)} bytes, expected {needed}: the file is cut short",
@@ -73,38 +91,49 @@ def stored_pixels(dataset: Dataset, *, file: str) -> NDArray[np.generic]:
     return pixels
 
 
-def _decoded(dataset: Dataset, syntax: UID, shape: tuple[int, int, int], file: str) -> NDArray[np.generic]:
-    try:
-        decoded: NDArray[np.generic] = dataset.pixel_array
-        return decoded.reshape(shape)
-    except Exception as error:  # each decoder plugin has errors of its own
-        raise InputError(
-            f"the pixels are compressed as {syntax.name} ({syntax}) and cannot be decoded here",
-            file=file,
-            tag=at.tag_name("TransferSyntaxUID"),
-            hint="store the images uncompressed, or install pylibjpeg with its decoders",
-        ) from error
-
-
 def read_volume(
     geometry: SeriesGeometry, progress: ProgressCallback = ignore_progress
 ) -> tuple[CTVolume, tuple[Finding, ...]]:
     """CT numbers in HU, float32 ``(z, y, x)`` sorted along the normal, by each slice's own rescale slope and intercept.
 
-    Padded pixels below -900 HU become air. Raises InputError for missing rescale attributes and unreadable pixels.
+    Files are read and decoded side by side; the result does not depend on their order. Padded pixels below -900 HU become
+    air; planes without a slice are the mean of their neighbours. Raises InputError for missing rescale attributes and
+    unreadable pixels, UsageError for a missing decoder.
     """
     hu = np.empty(geometry.grid.shape, dtype=np.float32)
+    files: dict[ByteSource, list[tuple[int, DicomObject]]] = {}
+    for plane, item in enumerate(geometry.objects):
+        if item is not None:
+            files.setdefault(item.source, []).append((plane, item))
     padding = _Padding()
-    for index, item in enumerate(geometry.objects):
-        if index % 20 == 0:
-            progress(
-                Progress("read", f"CT slice {index + 1} of {len(geometry.objects)}", index / len(geometry.objects))
-            )
-        _read_slice(item.load(), item.file, hu[index], padding)
+    lossy = 0
+    groups = list(files.values())
+    # A few threads hide the latency of a network drive; decoding releases the interpreter.
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        waiting = [pool.submit(_read_file, group, hu) for group in groups]
+        try:
+            for index, task in enumerate(waiting):
+                if index % 20 == 0:
+                    progress(Progress("read", f"CT file {index + 1} of {len(groups)}", index / len(groups)))
+                counts, is_lossy = task.result()
+                padding.replaced += counts.replaced
+                padding.kept += counts.kept
+                lossy += is_lossy
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for plane, item in enumerate(geometry.objects):
+        if item is None:
+            hu[plane] = 0.5 * (hu[plane - 1] + hu[plane + 1])
     findings = []
-    kind = at.text(geometry.objects[0].header, "RescaleType")
+    first = geometry.read_objects[0]
+    with at.naming(first.file):
+        kind = at.text(first.header, "RescaleType")
     if kind not in ("", "HU"):
         findings.append(Finding("warning", f"the CT values are '{kind}', expected HU", tag=at.tag_name("RescaleType")))
+    if lossy:
+        message = f"{lossy} CT files were compressed with loss: their CT numbers are not those of the scanner"
+        findings.append(Finding("warning", message, tag=at.tag_name("LossyImageCompression")))
     if padding.replaced:
         findings.append(Finding("info", f"{padding.replaced} padded CT pixels are read as air"))
     if padding.kept:
@@ -115,24 +144,43 @@ def read_volume(
     return CTVolume(geometry.grid, hu), tuple(findings)
 
 
-def _read_slice(dataset: Dataset, file: str, target: NDArray[np.float32], padding: _Padding) -> None:
-    pixels = stored_pixels(dataset, file=file)
-    if pixels.shape != (1, *target.shape):
+def _read_file(planes: Sequence[tuple[int, DicomObject]], hu: NDArray[np.float32]) -> tuple[_Padding, bool]:
+    """Fill the planes of one file; its padded pixels, and whether it was compressed with loss."""
+    first = planes[0][1]
+    dataset = first.load()
+    pixels = stored_pixels(dataset, file=first.file)
+    frames = pixels.shape[0]
+    if pixels.shape[1:] != hu.shape[1:] or (first.frame is None and frames != 1):
         raise InputError(
-            f"found {pixels.shape[0]} frames, expected 1 (enhanced CT is not supported)",
-            file=file,
+            f"found {frames} frames of {pixels.shape[1]} x {pixels.shape[2]}, expected 1 of {hu.shape[1]} x {hu.shape[2]}",
+            file=first.file,
             tag=at.tag_name("NumberOfFrames"),
         )
-    slope = at.number(dataset, "RescaleSlope", file=file)
-    intercept = at.number(dataset, "RescaleIntercept", file=file)
-    if slope == 0:
-        raise InputError("found 0, expected another number", file=file, tag=at.tag_name("RescaleSlope"))
-    plane = pixels[0].astype(np.float64)
+    padding = _Padding()
+    for plane, item in planes:
+        frame = item.frame or 0
+        if frame >= frames:
+            raise InputError(f"found {frames} frames", file=item.file, tag=at.tag_name("NumberOfFrames"))
+        _rescale(item, pixels[frame], hu[plane], padding)
+    return padding, is_lossy(dataset, file=first.file)
+
+
+def _rescale(item: DicomObject, pixels: NDArray[np.generic], target: NDArray[np.float32], padding: _Padding) -> None:
+    header, file = item.header, item.file
+    slope = at.number(header, "RescaleSlope", file=file)
+    intercept = at.number(header, "RescaleIntercept", file=file)
+    if slope == 0 or abs(slope) > MAX_RESCALE or abs(intercept) > MAX_RESCALE:
+        raise InputError(
+            f"found slope {slope:g} and intercept {intercept:g}, expected numbers up to {MAX_RESCALE:g}, slope not 0",
+            file=file,
+            tag=at.tag_name("RescaleSlope"),
+        )
+    plane = pixels.astype(np.float64)
     target[...] = plane * slope + intercept
-    value = at.optional_number(dataset, "PixelPaddingValue", file=file)
+    value = at.optional_number(header, "PixelPaddingValue", file=file)
     if value is None:
         return
-    limit = at.optional_number(dataset, "PixelPaddingRangeLimit", file=file)
+    limit = at.optional_number(header, "PixelPaddingRangeLimit", file=file)
     limit = value if limit is None else limit
     padded = (plane >= min(value, limit)) & (plane <= max(value, limit))
     count = int(np.count_nonzero(padded))

@@ -1,125 +1,118 @@
-"""Find the DICOM objects of a study: a folder (recursive), files, or a zip; everything else is left alone."""
+"""Find the DICOM objects of a study and read their headers; everything else is listed and left alone."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
-import stat
 import warnings
-import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
 
 import pydicom
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from dicomplan.dicom.byte_sources import MAX_OBJECT_BYTES, ByteSource, Skipped, byte_sources, file_source, is_archive
 from dicomplan.errors import InputError, UsageError
 from dicomplan.events import Finding, Progress, ProgressCallback, ignore_progress
 
-MAX_ZIP_BYTES = 4 * 1024**3
-"""Greatest total size of a zip's members, unpacked: a whole-body CT with doses is a quarter of it."""
-MAX_ZIP_MEMBERS = 20_000
-"""Greatest number of members of a zip."""
+MAX_STUDY_BYTES = 20 * 10**9
+"""Greatest size of a study, pixels unpacked: a thousand slices, ten doses and a deformable 4D CT are a quarter of it."""
+MAX_INFLATED_BYTES = 512 * 1024**2
+"""Greatest size of one object of the deflated transfer syntax, inflated."""
+MAX_SEQUENCE_DEPTH = 32
+"""Greatest depth of nested sequences; the deepest of DICOM's own RT objects has eight."""
 
 _PLANNED_ON = ("CT", "RTSTRUCT")
-
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _ELEMENT_HEADER_BYTES = 8
+_DICOMDIR = "1.2.840.10008.1.3.10"
+_ION_PLAN = "1.2.840.10008.5.1.4.1.1.481.8"
 # Elements that a file without preamble may start with: file meta or SpecificCharacterSet .. SOPInstanceUID.
-_BARE_STARTS = (b"\x02\x00\x00\x00", b"\x02\x00\x01\x00", b"\x02\x00\x02\x00", b"\x08\x00")
+_BARE_STARTS = (b"\x02\x00\x00\x00", b"\x02\x00\x01\x00", b"\x02\x00\x02\x00", b"\x08\x00", b"\x00\x08\x00")
+# The file meta information of real files ends within a few hundred bytes.
+_META_BYTES = 16 * 1024
+_META_GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 
 
 @dataclass(frozen=True, eq=False)
 class DicomObject:
-    """One DICOM object: where it is (for messages), the SHA-256 of its file, its header without pixels."""
+    """One DICOM object: where it is (for messages), its header without pixels, and where its bytes lie.
+
+    ``frame``: index of the frame that this stands for, in a multi-frame image that is taken apart into slices (then
+    ``header`` is that frame's own); None for a whole object.
+    """
 
     file: str
-    sha256: str
     header: Dataset
-    path: Path
-    content: bytes | None = None
+    source: ByteSource
+    frame: int | None = None
 
     @property
     def modality(self) -> str:
-        """Modality (0008,0060), upper case; empty when absent."""
-        return str(self.header.get("Modality") or "").strip().upper()
+        """Modality (0008,0060), upper case; empty when absent or unreadable."""
+        return _text(self.header, "Modality").upper()
 
     @property
     def uid(self) -> str:
         """SOP instance UID of the dataset (not of the file meta)."""
-        return str(self.header.get("SOPInstanceUID") or "")
+        return _text(self.header, "SOPInstanceUID")
+
+    @property
+    def kind(self) -> str:
+        """The modality for people; ion and brachytherapy plans are named."""
+        if self.modality == "RTPLAN":
+            if _text(self.header, "SOPClassUID") == _ION_PLAN:
+                return "RTPLAN (ions)"
+            if "ApplicationSetupSequence" in self.header:
+                return "RTPLAN (brachytherapy)"
+        return self.modality or "no modality"
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the whole file, hexadecimal. Raises UsageError if it cannot be read."""
+        return hashlib.sha256(self.source.read()).hexdigest()
 
     def load(self) -> Dataset:
         """The whole dataset, pixels included, freshly read. Raises InputError if the file changed or cannot be read."""
-        content = self.content if self.content is not None else _read(self.path)
-        if hashlib.sha256(content).hexdigest() != self.sha256:
+        content = self.source.read()
+        digest = hashlib.sha256(content).hexdigest()
+        if self.__dict__.setdefault("sha256", digest) != digest:
             raise InputError("the file changed while it was read", file=self.file)
-        return _parse(content, self.file, pixels=True)
+        return _parse(io.BytesIO(content), self.file, pixels=True, size=len(content))
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """Size with pixels unpacked, as the header claims it; at least the size of the file."""
+        counts = [_count(self.header, name) for name in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")]
+        pixels = max(counts[0], 0) * max(counts[1], 0) * max(counts[2], 1) * max(counts[3], 1)
+        return max(self.source.size, pixels * max(_count(self.header, "BitsAllocated"), 8) // 8)
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What a study holds: its objects (identical copies once, sorted by SOP instance UID) and what was left alone."""
+    """What a study holds: its objects (identical copies once, sorted by SOP instance UID) and what was left alone.
+
+    ``refusals``: objects that belong to the study but cannot be used (damaged, two of one identifier). Nothing is
+    planned on a study that has any.
+    """
 
     objects: tuple[DicomObject, ...]
     findings: tuple[Finding, ...]
+    refusals: tuple[InputError, ...] = ()
 
     def of_modality(self, modality: str) -> tuple[DicomObject, ...]:
         """The objects of one modality."""
         return tuple(item for item in self.objects if item.modality == modality)
-
-
-def scan_study(paths: Sequence[Path], progress: ProgressCallback = ignore_progress) -> Scan:
-    """Read the headers of all DICOM objects under ``paths`` (folders, files, zips).
-
-    Raises UsageError for a path that is not there; InputError for a DICOM file that cannot be read, for two different
-    CT slices or structure sets with one SOP instance UID, for an unsafe zip, and when nothing is DICOM.
-    """
-    objects: dict[str, DicomObject] = {}
-    not_dicom = copies = conflicts = 0
-    for count, (file, path, content) in enumerate(_contents(paths)):
-        if count % 50 == 0:
-            progress(Progress("read", f"{count} files"))
-        item = _object(file, path, content)
-        if item is None:
-            not_dicom += 1
-            continue
-        known = objects.get(item.uid)
-        if known is None:
-            objects[item.uid] = item
-        elif known.sha256 == item.sha256 or known.load() == item.load():
-            copies += 1
-        elif item.modality not in _PLANNED_ON and known.modality not in _PLANNED_ON:
-            conflicts += 1
-        else:
-            raise InputError(
-                f"has the SOP instance UID of {known.file} with other content",
-                file=file,
-                tag="SOPInstanceUID (0008,0018)",
-                hint="keep one of them",
-            )
-    if not objects:
-        names = ", ".join(str(path) for path in paths)
-        raise InputError(f"no DICOM files found in {names}")
-    findings = []
-    if not_dicom:
-        findings.append(Finding("info", f"{not_dicom} files that are not DICOM objects were left alone"))
-    if copies:
-        findings.append(Finding("info", f"{copies} identical copies of objects were counted once"))
-    if conflicts:
-        message = f"{conflicts} objects have the SOP instance UID of another one and other content, left alone"
-        findings.append(Finding("warning", message))
-    others = Counter(item.modality or "no modality" for item in objects.values())
-    for modality, number in sorted(others.items()):
-        if modality not in _PLANNED_ON:
-            findings.append(Finding("info", f"{number} objects of modality {modality} were left alone"))
-    return Scan(tuple(objects[uid] for uid in sorted(objects)), tuple(findings))
 
 
 @contextmanager
@@ -130,114 +123,197 @@ def pydicom_silenced() -> Iterator[None]:
         yield
 
 
+@pydicom_silenced()
+def scan_study(
+    paths: Sequence[Path],
+    progress: ProgressCallback = ignore_progress,
+    *,
+    max_study_size: int = MAX_STUDY_BYTES,
+) -> Scan:
+    """Read the headers of all DICOM objects under ``paths`` (folders, files, zips); pixels stay where they are.
+
+    Raises UsageError for a path that is not there; InputError for an unsafe zip, when nothing is DICOM, and when the
+    objects, pixels unpacked as their headers claim, are larger than ``max_study_size`` bytes. Damaged objects, and two
+    different ones with one SOP instance UID, become refusals of the scan (a warning, if neither is CT nor RTSTRUCT).
+    """
+    objects: dict[str, DicomObject] = {}
+    refusals: list[InputError] = []
+    skipped, counts = Skipped(), Counter[str]()
+    total = 0
+    for count, source in enumerate(byte_sources(paths, skipped)):
+        if count % 50 == 0:
+            progress(Progress("read", f"{count} files"))
+        try:
+            item = _object(source, counts)
+        except InputError as error:
+            refusals.append(error)
+            continue
+        if item is None:
+            continue
+        known = objects.get(item.uid)
+        if known is None:
+            total += item.unpacked_bytes
+            if total > max_study_size:
+                raise InputError(
+                    f"the study is larger than {max_study_size / 1e9:g} GB with this object",
+                    file=item.file,
+                    hint="give a part of it, or a larger --max-study-size",
+                )
+            objects[item.uid] = item
+        elif _same(known, item):
+            counts["copies"] += 1
+        elif not {item.modality, known.modality} & set(_PLANNED_ON):
+            counts["conflicts"] += 1
+        else:
+            refusals.append(
+                InputError(
+                    f"has the SOP instance UID of {known.file} with other content",
+                    file=item.file,
+                    tag="SOPInstanceUID (0008,0018)",
+                    hint="keep one of them",
+                )
+            )
+    if not objects:
+        if refusals:
+            raise refusals[0]
+        names = ", ".join(str(path) for path in paths)
+        raise InputError(f"no DICOM files found in {names}")
+    return Scan(tuple(objects[uid] for uid in sorted(objects)), tuple(_scan_findings(counts, skipped)), tuple(refusals))
+
+
+def _scan_findings(counts: Counter[str], skipped: Skipped) -> Iterator[Finding]:
+    if counts["foreign"]:
+        yield Finding("info", f"{counts['foreign']} files that are not DICOM objects were left alone")
+    if counts["directories"]:
+        yield Finding("info", f"{counts['directories']} DICOMDIR files were left alone")
+    if counts["archives"]:
+        yield Finding("info", f"{counts['archives']} zip files inside of a folder were not opened")
+    if counts["unidentified"]:
+        message = f"{counts['unidentified']} DICOM files without a SOP instance UID were left alone"
+        yield Finding("warning", message, tag="SOPInstanceUID (0008,0018)")
+    if counts["copies"]:
+        yield Finding("info", f"{counts['copies']} identical copies of objects were counted once")
+    if counts["conflicts"]:
+        message = (
+            f"{counts['conflicts']} objects have the SOP instance UID of another one and other content, left alone"
+        )
+        yield Finding("warning", message)
+    if skipped.links:
+        yield Finding("warning", f"{skipped.links} links that lead out of the folder were not followed")
+    if skipped.special_files:
+        yield Finding("info", f"{skipped.special_files} devices, sockets and FIFOs were not opened")
+    for folder in skipped.folders:
+        yield Finding("warning", "a folder cannot be read", file=folder)
+
+
+def left_alone(scan: Scan, used: Sequence[str] = _PLANNED_ON) -> tuple[Finding, ...]:
+    """One finding for each kind of object that is not of a modality in ``used``."""
+    others = Counter(item.kind for item in scan.objects if item.modality not in used)
+    return tuple(
+        Finding("info", f"{others[kind]} objects of modality {kind} were left alone") for kind in sorted(others)
+    )
+
+
+@pydicom_silenced()
 def read_object(path: Path) -> tuple[DicomObject, Dataset]:
     """One DICOM file: the object and its whole dataset. Raises UsageError if it is not there, InputError if no DICOM."""
     if not path.is_file():
         raise UsageError("no such file", file=path)
-    content = _read(path)
-    item = _object(str(path), path, content)
+    item = _object(file_source(path), Counter())
     if item is None:
         raise InputError("is not a DICOM object", file=path)
-    return item, _parse(content, str(path), pixels=True)
-
-
-def _contents(paths: Sequence[Path]) -> Iterator[tuple[str, Path, bytes]]:
-    seen: set[Path] = set()
-    for path in paths:
-        if path.is_dir():
-            files = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
-        elif path.exists():
-            files = [path]
-        else:
-            raise UsageError("no such file or folder", file=path)
-        for file in sorted(files):
-            real = file.resolve()
-            if real in seen or not file.is_file():
-                continue
-            seen.add(real)
-            if file == path and zipfile.is_zipfile(file):
-                yield from _zip_contents(file)
-            else:
-                yield str(file), file, _read(file, head_only_if_foreign=True)
-
-
-def _zip_contents(path: Path) -> Iterator[tuple[str, Path, bytes]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-            if len(members) > MAX_ZIP_MEMBERS:
-                raise InputError(f"the zip has {len(members)} members, at most {MAX_ZIP_MEMBERS} are read", file=path)
-            left = MAX_ZIP_BYTES
-            for member in sorted(members, key=lambda item: item.filename):
-                _check_member(path, member)
-                with archive.open(member) as stream:
-                    content = stream.read(left + 1)
-                left -= len(content)
-                if left < 0:
-                    raise InputError(f"the zip unpacks to more than {MAX_ZIP_BYTES // 1024**3} GiB", file=path)
-                if content[:4] == b"PK\x03\x04":
-                    raise InputError(f"the zip holds another zip ('{member.filename}'): unpack it first", file=path)
-                yield f"{path}/{member.filename}", path, content
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise InputError(f"the zip cannot be read: {error}", file=path) from error
-
-
-def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
-    name = member.filename.replace("\\", "/")
-    mode = member.external_attr >> 16
-    if name.startswith("/") or ".." in PurePosixPath(name).parts or ":" in name.split("/")[0]:
-        raise InputError(f"the zip has an unsafe member name '{member.filename}'", file=path)
-    if stat.S_ISLNK(mode):
-        raise InputError(f"the zip holds a link, '{member.filename}'", file=path)
-    if member.flag_bits & 1:
-        raise InputError("the zip is encrypted", file=path)
-
-
-def _read(path: Path, *, head_only_if_foreign: bool = False) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(132)
-            if head_only_if_foreign and not _looks_like_dicom(head):
-                return head
-            return head + stream.read()
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", file=path) from error
+    return item, item.load()
 
 
 def _looks_like_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM" or head.startswith(_BARE_STARTS)
 
 
-def _object(file: str, path: Path, content: bytes) -> DicomObject | None:
-    if not _looks_like_dicom(content[:132]):
+def _object(source: ByteSource, counts: Counter[str]) -> DicomObject | None:
+    """The object in a file; None, and counted why, if it is none. Raises InputError for a damaged one."""
+    head = source.read(132)
+    if not _looks_like_dicom(head):
+        counts["archives" if is_archive(head) else "foreign"] += 1
         return None
-    certain = content[128:132] == b"DICM"
+    certain = head[128:132] == b"DICM"
+    if source.size > MAX_OBJECT_BYTES:
+        if not certain:
+            counts["foreign"] += 1
+            return None
+        raise InputError(f"is larger than {MAX_OBJECT_BYTES // 1024**3} GiB", file=source.name)
     try:
-        header = _parse(content, file, pixels=False)
+        with source.open() as stream:
+            header = _parse(stream, source.name, pixels=False)
+        item = DicomObject(source.name, header, source)
+        directory = _meta_text(header, "MediaStorageSOPClassUID") == _DICOMDIR
+        uid, modality = item.uid, item.modality
     except InputError:
         if certain:
             raise
+        counts["foreign"] += 1
         return None
-    meta = getattr(header, "file_meta", None)
-    if meta is not None and str(meta.get("MediaStorageSOPClassUID", "")) == "1.2.840.10008.1.3.10":
-        return None  # a DICOMDIR lists files, it is no object of the study
-    if not header.get("SOPInstanceUID"):
-        if certain:
-            raise InputError("is missing", file=file, tag="SOPInstanceUID (0008,0018)")
+    if directory:
+        counts["directories"] += 1
         return None
-    return DicomObject(file, hashlib.sha256(content).hexdigest(), header, path, None if str(path) == file else content)
+    if uid:
+        return item
+    if certain and modality in _PLANNED_ON:
+        raise InputError("is missing", file=source.name, tag="SOPInstanceUID (0008,0018)")
+    counts["unidentified" if certain else "foreign"] += 1
+    return None
 
 
-def _parse(content: bytes, file: str, *, pixels: bool) -> Dataset:
+def _same(first: DicomObject, second: DicomObject) -> bool:
+    """Whether two objects of one identifier are copies: equal bytes, or equal values in another encoding."""
+    if first.sha256 == second.sha256:
+        return True
     try:
-        with pydicom_silenced():
-            dataset = pydicom.dcmread(io.BytesIO(content), force=True, stop_before_pixels=not pixels)
-            whole = _is_whole(dataset, len(content) if pixels else None)
+        return bool(first.load() == second.load())
+    except InputError:
+        raise
+    except Exception:  # comparing converts every value, and pydicom raises what it stumbles over
+        return False
+
+
+def _parse(stream: BinaryIO, file: str, *, pixels: bool, size: int | None = None) -> Dataset:
+    _check_deflated(stream, file)
+    try:
+        dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels)
+        whole = _is_whole(dataset, size)
+        deep = _is_deeper(dataset, MAX_SEQUENCE_DEPTH)
+    except RecursionError as error:
+        raise InputError("its sequences are nested too deep", file=file) from error
     except Exception as error:  # pydicom raises what its parser stumbles over
         raise InputError(f"the DICOM file is damaged or cut short ({type(error).__name__})", file=file) from error
     if not whole:
         raise InputError("the DICOM file is cut short", file=file)
+    if deep:
+        raise InputError(f"its sequences are nested deeper than {MAX_SEQUENCE_DEPTH}", file=file)
     return dataset
+
+
+def _check_deflated(stream: BinaryIO, file: str) -> None:
+    """Refuse an object of the deflated transfer syntax that inflates beyond reason, before pydicom inflates it."""
+    head = stream.read(_META_BYTES)
+    stream.seek(0)
+    meta = head[132:]
+    stated = meta.startswith(_META_GROUP_LENGTH)
+    length = int.from_bytes(meta[8:12], "little") if stated else 0
+    if stated and length > _META_BYTES // 2:
+        raise InputError(f"the file meta information has {length} bytes", file=file)
+    if DeflatedExplicitVRLittleEndian.encode() not in meta:
+        return
+    if not stated:
+        raise InputError("a deflated object without the length of its file meta information", file=file)
+    stream.seek(144 + length)
+    try:
+        inflated = len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(), MAX_INFLATED_BYTES + 1))
+    except zlib.error:
+        return
+    finally:
+        stream.seek(0)
+    if inflated > MAX_INFLATED_BYTES:
+        raise InputError(f"the object inflates to more than {MAX_INFLATED_BYTES // 1024**2} MiB", file=file)
 
 
 def _is_whole(dataset: Dataset, size: int | None) -> bool:
@@ -255,8 +331,52 @@ def _is_whole(dataset: Dataset, size: int | None) -> bool:
         if len(element.value or b"") != element.length:
             return False
         last = element
-    meta = getattr(dataset, "file_meta", None)
-    deflated = meta is not None and meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    deflated = _meta_text(dataset, "TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
     if size is None or last is None or deflated:
         return True
     return not 0 < size - (last.value_tell + last.length) < _ELEMENT_HEADER_BYTES
+
+
+def _is_deeper(dataset: Dataset, depth: int) -> bool:
+    """Whether sequences are nested deeper than ``depth``; reads all of them."""
+    layer = [dataset]
+    for _ in range(depth + 1):
+        layer = [item for part in layer for item in _nested(part)]
+        if not layer:
+            return False
+    return True
+
+
+def _nested(dataset: Dataset) -> Iterator[Dataset]:
+    for tag in list(dataset.keys()):
+        element = dataset.get_item(tag)
+        if element.VR is None or (element.VR == "UN" and isinstance(element, RawDataElement)):
+            try:
+                sequence = dictionary_VR(tag) == "SQ"
+            except KeyError:
+                continue
+        else:
+            sequence = element.VR == "SQ"
+        if sequence:
+            value = dataset[tag].value
+            if isinstance(value, DicomSequence):
+                yield from value
+
+
+def _meta_text(dataset: Dataset, keyword: str) -> str:
+    meta = getattr(dataset, "file_meta", None)
+    return "" if meta is None else _text(meta, keyword)
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    try:
+        return str(dataset.get(keyword) or "").strip()
+    except Exception:  # pydicom raises what its conversion stumbles over; unreadable counts as absent
+        return ""
+
+
+def _count(dataset: Dataset, keyword: str) -> int:
+    try:
+        return int(_text(dataset, keyword) or 0)
+    except ValueError:
+        return 0

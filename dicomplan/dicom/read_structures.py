@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ PLANARITY_TOLERANCE_MM = 0.5
 """Points of one contour may differ by this along the slice normal; more, and the contour is not drawn on these slices."""
 COVER_TOLERANCE_MM = 0.5
 """A contour may reach this far beyond the outermost slices' slabs or pixels and still count as covered by the CT."""
+MAX_CONTOUR_POINTS = 200_000
+"""Greatest number of points of one contour: 2 m of outline with a point every 10 micrometres."""
 _SAME_POINT_MM = 1e-6
 
 
@@ -46,20 +49,38 @@ def contour_points(item: Dataset, *, file: str) -> FloatArray:
         return np.empty((0, 3))
     try:
         if isinstance(element, RawDataElement):
-            raw = bytes(element.value).replace(b"\0", b" ")
-            values = np.array(list(map(float, raw.split(b"\\"))), dtype=np.float64)
+            values = _parsed(bytes(element.value).replace(b"\0", b" "), file)
         else:
             values = np.array(element.value, dtype=np.float64).ravel()
     except (ValueError, TypeError):
         raise InputError("does not hold numbers", file=file, tag=tag) from None
-    if len(values) % 3 or not np.isfinite(values).all():
-        raise InputError(f"found {len(values)} numbers, expected finite ones, three for each point", file=file, tag=tag)
+    if len(values) % 3 or not (np.abs(values) <= at.MAX_LENGTH_MM).all():
+        raise InputError(
+            f"found {len(values)} numbers, expected finite ones in mm, three for each point", file=file, tag=tag
+        )
     return values.reshape(-1, 3)
+
+
+def _parsed(raw: bytes, file: str) -> FloatArray:
+    """The numbers in a text with backslashes between; too many are refused before they are read."""
+    count = raw.count(b"\\") + 1
+    if count > 3 * MAX_CONTOUR_POINTS:
+        raise InputError(
+            f"found a contour of {count // 3} points, at most {MAX_CONTOUR_POINTS} are read",
+            file=file,
+            tag=at.tag_name("ContourData"),
+        )
+    return np.array(list(map(float, raw.split(b"\\"))), dtype=np.float64)
 
 
 def referenced_images(item: Dataset) -> tuple[str, ...]:
     """SOP instance UIDs in the ContourImageSequence of a contour item."""
     return tuple(at.text(image, "ReferencedSOPInstanceUID") for image in at.items(item, "ContourImageSequence"))
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters (line feeds, terminal escapes) as blanks: names go to screens and reports."""
+    return "".join(character if character.isprintable() else " " for character in text).strip()
 
 
 def roi_number(item: Dataset, keyword: str, *, file: str) -> int:
@@ -69,9 +90,9 @@ def roi_number(item: Dataset, keyword: str, *, file: str) -> int:
 
 @dataclass(frozen=True)
 class _Left:
-    """Counts of what is left out of the structures, for one finding each."""
+    """What is left out of a ROI: its open contours and points by geometric type, and contours of one or two points."""
 
-    open_contours: int
+    open_contours: Counter[str]
     small_contours: int
 
 
@@ -80,10 +101,18 @@ def read_structures(
 ) -> tuple[tuple[Structure, ...], dict[int, tuple[ReadContour, ...]], tuple[Finding, ...]]:
     """The structures of an RTSTRUCT in the order of its StructureSetROISequence, their contours as read, findings.
 
-    Items are matched by ROI number. Only closed planar contours of three points or more are taken, a repeated last point
+    ``frame_of_reference_uid``: that of the CT; empty reads all ROIs. Items are matched by ROI number. Only closed
+    planar contours of three points or more are taken, a repeated last point
     is dropped. ROIs without such contours stay, with none; ROIs of another frame of reference are left out (warning).
     Raises InputError for an RTSTRUCT without ROIs, a missing or repeated ROI number, and unreadable contour data.
     """
+    with at.naming(file):
+        return _read_structures(dataset, file, frame_of_reference_uid)
+
+
+def _read_structures(
+    dataset: Dataset, file: str, frame_of_reference_uid: str
+) -> tuple[tuple[Structure, ...], dict[int, tuple[ReadContour, ...]], tuple[Finding, ...]]:
     items = at.items(dataset, "StructureSetROISequence")
     if not items:
         raise InputError("the structure set has no ROIs", file=file, tag=at.tag_name("StructureSetROISequence"))
@@ -97,22 +126,26 @@ def read_structures(
     structures: list[Structure] = []
     contours: dict[int, tuple[ReadContour, ...]] = {}
     findings: list[Finding] = []
-    open_contours = small_contours = 0
+    open_contours: Counter[str] = Counter()
+    open_in: list[str] = []
+    small_contours = 0
     numbers: set[int] = set()
     for item in items:
         number = roi_number(item, "ROINumber", file=file)
-        name = at.text(item, "ROIName") or f"ROI {number}"
+        name = printable(at.text(item, "ROIName")) or f"ROI {number}"
         if number in numbers:
             raise InputError(f"ROI number {number} occurs twice", file=file, tag=at.tag_name("ROINumber"))
         numbers.add(number)
         frame = at.text(item, "ReferencedFrameOfReferenceUID")
-        if frame and frame != frame_of_reference_uid:
+        if frame and frame_of_reference_uid and frame != frame_of_reference_uid:
             findings.append(
                 Finding("warning", f"ROI '{name}' is drawn in another frame of reference and is left out", file=file)
             )
             continue
         read, left = _read_contours(contour_items.get(number, []), file=file)
         open_contours += left.open_contours
+        if left.open_contours:
+            open_in.append(name)
         small_contours += left.small_contours
         contours[number] = read
         observation = observations.get(number)
@@ -133,7 +166,10 @@ def read_structures(
         )
     findings.extend(_roi_findings(structures, file))
     if open_contours:
-        findings.append(Finding("info", f"{open_contours} points and open contours were left out", file=file))
+        kinds = ", ".join(f"{open_contours[kind]} {kind}" for kind in sorted(open_contours))
+        listed = ", ".join(f"'{name}'" for name in open_in)
+        message = f"{open_contours.total()} points and open contours were left out ({kinds}) of ROIs {listed}"
+        findings.append(Finding("info", message, file=file, tag=at.tag_name("ContourGeometricType")))
     if small_contours:
         findings.append(
             Finding("info", f"{small_contours} contours of fewer than three points were left out", file=file)
@@ -143,12 +179,13 @@ def read_structures(
 
 def _read_contours(items: Sequence[Dataset], *, file: str) -> tuple[tuple[ReadContour, ...], _Left]:
     read = []
-    open_contours = small_contours = 0
+    open_contours: Counter[str] = Counter()
+    small_contours = 0
     for item in items:
         for contour in at.items(item, "ContourSequence"):
             kind = at.text(contour, "ContourGeometricType").upper()
             if kind not in CLOSED_TYPES:
-                open_contours += 1
+                open_contours[printable(kind) or "untyped"] += 1
                 continue
             points = contour_points(contour, file=file)
             while len(points) > 1 and np.abs(points[-1] - points[0]).max() <= _SAME_POINT_MM:
@@ -164,7 +201,7 @@ def _color(items: Sequence[Dataset]) -> tuple[int, int, int]:
     for item in items:
         try:
             values = [min(255, max(0, round(float(part)))) for part in at.texts(item, "ROIDisplayColor")]
-        except ValueError:
+        except (ValueError, OverflowError, InputError):
             continue
         if len(values) == 3:
             return (values[0], values[1], values[2])
@@ -217,13 +254,15 @@ def reference_findings(
     contours: dict[int, tuple[ReadContour, ...]], slices: Sequence[SliceReference], grid: VoxelGrid, *, file: str
 ) -> tuple[Finding, ...]:
     """One warning for image references that are not in the CT, one for those that name another slice than geometry does."""
-    positions = {item.sop_instance_uid: item.position_mm for item in slices}
+    positions: dict[str, list[float]] = {}
+    for item in slices:
+        positions.setdefault(item.sop_instance_uid, []).append(item.position_mm)
     normal = grid.direction_matrix[:, 2]
     dangling = moved = 0
     for contour in (contour for group in contours.values() for contour in group):
         if not contour.image_uids:
             continue
-        known = [positions[uid] for uid in contour.image_uids if uid in positions]
+        known = [place for uid in contour.image_uids for place in positions.get(uid, ())]
         if not known:
             dangling += 1
         elif (

@@ -113,10 +113,14 @@ def _clear(items: RoiItems) -> None:
 
 
 def image_reference(place: SliceReference) -> DicomSequence:
-    """A ContourImageSequence that names one CT slice."""
+    """A ContourImageSequence that names one CT slice (or frame); empty for an interpolated one."""
+    if not place.sop_instance_uid:
+        return DicomSequence()
     image = Dataset()
     image.ReferencedSOPClassUID = place.sop_class_uid
     image.ReferencedSOPInstanceUID = place.sop_instance_uid
+    if place.frame_number is not None:
+        image.ReferencedFrameNumber = str(place.frame_number)
     return DicomSequence([image])
 
 
@@ -143,7 +147,8 @@ def contour_item(points_mm: np.ndarray[tuple[int, ...], np.dtype[np.float64]], s
     if len(kept) < 3:
         return None
     item = Dataset()
-    item.ContourImageSequence = image_reference(place)
+    if place.sop_instance_uid:
+        item.ContourImageSequence = image_reference(place)
     item.ContourGeometricType = "CLOSED_PLANAR"
     item.NumberOfContourPoints = str(len(kept))
     item.ContourData = [value for text in kept for value in text]

@@ -11,11 +11,14 @@ from pydicom.dataset import Dataset
 from dicomplan.dicom import attributes as at
 from dicomplan.dicom.ct_geometry import SeriesGeometry, series_geometry
 from dicomplan.dicom.files import DicomObject, Scan
+from dicomplan.dicom.multiframe import ENHANCED_CT
 from dicomplan.dicom.read_structures import read_structures, referenced_images, uncovered
 from dicomplan.errors import InputError, UsageError
 from dicomplan.events import Finding
 
-_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
+# CT Image Storage and the enhanced ones; empty: old or anonymised files that state no class.
+_CT_CLASSES = ("", "1.2.840.10008.5.1.4.1.1.2", *ENHANCED_CT)
+_LOCALIZERS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,42 +61,47 @@ class _References:
 
 
 def ct_series(scan: Scan) -> tuple[tuple[Series, ...], tuple[Finding, ...]]:
-    """The CT series of a study by UID, localizers left out.
+    """The CT series of a study by UID, empty if there is none; localizers and secondary captures left out.
 
-    Raises InputError if there is no CT, or only enhanced (multi-frame) CT, which is not supported.
+    Raises InputError for a CT slice without series identifier.
     """
     groups: dict[str, list[DicomObject]] = {}
-    localizers = enhanced = 0
+    localizers = others = 0
     for item in scan.of_modality("CT"):
-        if at.text(item.header, "SOPClassUID") == _ENHANCED_CT:
-            enhanced += 1
-        elif "LOCALIZER" in (part.upper() for part in at.texts(item.header, "ImageType")):
-            localizers += 1
-        else:
-            uid = at.text(item.header, "SeriesInstanceUID")
-            if not uid:
-                raise InputError("is missing", file=item.file, tag=at.tag_name("SeriesInstanceUID"))
-            groups.setdefault(uid, []).append(item)
-    if not groups:
-        what = "only enhanced multi-frame CT, which is not supported" if enhanced else "no CT slices"
-        raise InputError(f"no CT series to plan on: found {what}", tag=at.tag_name("Modality"))
+        with at.naming(item.file):
+            kinds = {part.upper() for part in at.texts(item.header, "ImageType")}
+            if at.text(item.header, "SOPClassUID") not in _CT_CLASSES:
+                others += 1
+            elif kinds & _LOCALIZERS:
+                localizers += 1
+            else:
+                uid = at.text(item.header, "SeriesInstanceUID")
+                if not uid:
+                    raise InputError("is missing", tag=at.tag_name("SeriesInstanceUID"))
+                groups.setdefault(uid, []).append(item)
     findings = []
     if localizers:
         findings.append(Finding("info", f"{localizers} localizer images were left alone"))
-    if enhanced:
-        findings.append(Finding("warning", f"{enhanced} enhanced multi-frame CT objects are not supported, left alone"))
+    if others:
+        message = f"{others} images of modality CT that are no CT slices (secondary captures) were left alone"
+        findings.append(Finding("info", message, tag=at.tag_name("SOPClassUID")))
     return tuple(Series(uid, tuple(groups[uid])) for uid in sorted(groups)), tuple(findings)
 
 
-def select(scan: Scan, *, structure_set: str | None = None, series: str | None = None) -> Selection:
+def select(
+    scan: Scan, *, structure_set: str | None = None, series: str | None = None, repair: bool = False
+) -> Selection:
     """Choose the RTSTRUCT and the CT series that it refers to.
 
     By identifiers first; where those dangle, by frame of reference and full geometric cover. ``structure_set`` (SOP
-    or series UID, label, file name) and ``series`` (UID or description) choose among several. Raises InputError for no
+    or series UID, label, file name) and ``series`` (UID or description) choose among several; ``repair`` as for
+    :func:`series_geometry`. Raises InputError for no
     CT, no RTSTRUCT, several studies, patients or candidates, another patient or frame of reference; UsageError when
     the chosen one is not there.
     """
     all_series, found = ct_series(scan)
+    if not all_series:
+        raise InputError("no CT series to plan on: found no CT slices", tag=at.tag_name("Modality"))
     findings = list(found)
     sets = scan.of_modality("RTSTRUCT")
     if not sets:
@@ -115,7 +123,7 @@ def select(scan: Scan, *, structure_set: str | None = None, series: str | None =
     refusals: list[InputError] = []
     for item in sets:
         try:
-            matches.append((item, *_series_of(item, all_series)))
+            matches.append((item, *series_of(item, all_series, repair=repair)))
         except InputError as error:
             refusals.append(error)
     if not matches:
@@ -142,7 +150,9 @@ def _no_structure_set(all_series: Sequence[Series]) -> InputError:
     message = "no RTSTRUCT found: planning needs a structure set"
     for series in all_series:
         try:
-            series_geometry(series.objects)
+            refused = series_geometry(series.objects).refusals
+            if refused:
+                raise refused[0]
         except InputError as error:
             return InputError(f"{message}; nor could the CT be planned on: {error}", tag=at.tag_name("Modality"))
     return InputError(message, tag=at.tag_name("Modality"))
@@ -199,7 +209,19 @@ def _references(dataset: Dataset) -> _References:
     return _References(frozenset(series - {""}), frozenset(images - {""}), frozenset(frames - {""}))
 
 
-def _series_of(item: DicomObject, all_series: Sequence[Series]) -> tuple[Series, tuple[Finding, ...]]:
+def series_of(
+    item: DicomObject, all_series: Sequence[Series], *, repair: bool = False
+) -> tuple[Series, tuple[Finding, ...]]:
+    """The CT series that a structure set refers to, and what was noticed.
+
+    By identifiers, else by frame of reference and full geometric cover. Raises InputError for another patient or frame
+    of reference, for several candidates, and where no series covers all contours.
+    """
+    with at.naming(item.file):
+        return _series_of(item, all_series, repair)
+
+
+def _series_of(item: DicomObject, all_series: Sequence[Series], repair: bool) -> tuple[Series, tuple[Finding, ...]]:
     dataset = item.header
     same_patient = [series for series in all_series if _patient_fits(item, series)]
     if not same_patient:
@@ -218,10 +240,17 @@ def _series_of(item: DicomObject, all_series: Sequence[Series]) -> tuple[Series,
     named = [series for series in same_frame if any(member.uid in references.images for member in series.objects)]
     named = named or [series for series in same_frame if series.uid in references.series]
     findings: list[Finding] = []
+    if not at.items(dataset, "ReferencedFrameOfReferenceSequence"):
+        message = (
+            "the structure set does not say which frame of reference and images it refers to: matched by its contours"
+        )
+        findings.append(
+            Finding("warning", message, file=item.file, tag=at.tag_name("ReferencedFrameOfReferenceSequence"))
+        )
     if named:
         candidates = named
     else:
-        candidates = _covering(item, same_frame)
+        candidates = _covering(item, same_frame, repair)
         message = "the structure set names no image of this CT: matched by frame of reference and geometry"
         findings.append(
             Finding("warning", message, file=item.file, tag=at.tag_name("ReferencedFrameOfReferenceSequence"))
@@ -250,14 +279,14 @@ def _patient_fits(item: DicomObject, series: Series) -> bool:
     return at.text(item.header, "PatientName") == series.text("PatientName")
 
 
-def _covering(item: DicomObject, all_series: Sequence[Series]) -> list[Series]:
+def _covering(item: DicomObject, all_series: Sequence[Series], repair: bool) -> list[Series]:
     """The series whose grid covers every contour; InputError with the reason of the last one if there is none."""
     covering, reason = [], None
     for series in all_series:
         try:
-            geometry: SeriesGeometry = series_geometry(series.objects)
+            geometry: SeriesGeometry = series_geometry(series.objects, repair=repair)
             structures, _, _ = read_structures(
-                item.load(), file=item.file, frame_of_reference_uid=geometry.grid.frame_of_reference_uid
+                item.header, file=item.file, frame_of_reference_uid=geometry.grid.frame_of_reference_uid
             )
         except InputError as error:
             reason = error

@@ -25,12 +25,16 @@ class InputObject:
 
 @dataclass(frozen=True)
 class SliceReference:
-    """One CT slice: identifiers, position along the slice normal in mm, and its printed ImagePositionPatient."""
+    """One CT slice: identifiers, position along the slice normal in mm, and its printed ImagePositionPatient.
+
+    ``frame_number`` (from 1) where the slice is a frame of an enhanced CT. An interpolated slice has empty identifiers.
+    """
 
     sop_instance_uid: str
     sop_class_uid: str
     position_mm: float
     image_position: tuple[str, str, str]
+    frame_number: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

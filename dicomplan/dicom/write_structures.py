@@ -212,7 +212,7 @@ def _rebuild_contour(contour: Dataset, source: StudySource, *, on_this_ct: bool)
     points = contour_points(contour, file="")
     if len(points) and on_this_ct:
         index = source.slice_index(float(np.mean(points @ source.grid.direction_matrix[:, 2])))
-        if index is not None:
+        if index is not None and source.slices[index].sop_instance_uid:
             contour.ContourImageSequence = image_reference(source.slices[index])
     if len(points):
         stored = contour.get_item("ContourData").value
