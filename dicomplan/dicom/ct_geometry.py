@@ -62,8 +62,9 @@ def series_geometry(
 
     ``patient_position`` replaces what the headers say; ``repair`` accepts gaps of one missing slice, to be interpolated.
     Raises InputError (file, tag, found, expected) where there is no one grid: a mixed or impossible matrix, spacing,
-    orientation or frame of reference, gantry tilt, two slices at one position, missing slices, uneven spacing. What
-    forbids only planning is in ``refusals``: a single slice, planes off the patient's axes, and a PatientPosition
+    orientation or frame of reference, gantry tilt, two slices at one position, missing slices, uneven spacing.
+    What
+    forbids only planning is in ``refusals``: no frame of reference, a single slice, planes off the patient's axes, and a PatientPosition
     that is absent, mixed or contradicts the orientation (a stated one may contradict it, with a warning).
     """
     objects = slices_of(objects)
@@ -75,8 +76,6 @@ def series_geometry(
             lambda item: at.text(item.header, "FrameOfReferenceUID"),
             "frame of reference",
         )
-    if not frame:
-        raise InputError("is missing", file=first.file, tag=at.tag_name("FrameOfReferenceUID"))
     rows = at.same_for_all(objects, "Rows", lambda item: _matrix(item, "Rows"), "matrix")
     columns = at.same_for_all(objects, "Columns", lambda item: _matrix(item, "Columns"), "matrix")
     if rows * columns > MAX_PLANE_PIXELS:
@@ -95,6 +94,8 @@ def series_geometry(
     positions = points @ axes[:, 2]
     findings: list[Finding] = []
     refusals: list[InputError] = []
+    if not frame:
+        refusals.append(InputError("is missing", file=first.file, tag=at.tag_name("FrameOfReferenceUID")))
     if len(objects) == 1:
         step, planes = _thickness_mm(first), [0]
         refusals.append(InputError("the CT series has one slice, at least two are needed", file=first.file))
@@ -147,6 +148,8 @@ def _matrix(item: DicomObject, keyword: str) -> int:
 
 def _thickness_mm(item: DicomObject) -> float:
     """Thickness of a single slice: nothing else says how much of the patient it stands for."""
+    if not at.optional_number(item.header, "SliceThickness", file=item.file):
+        raise InputError("the CT series has one slice, at least two are needed", file=item.file)
     return at.positive_mm(item.header, "SliceThickness", 1, file=item.file)[0]
 
 

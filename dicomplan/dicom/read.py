@@ -43,7 +43,8 @@ def read_study(
     ``patient_position`` replaces the images' own; ``repair`` interpolates single missing slices; ``bridge`` fills
     CT planes between a ROI's contours that have none of their own by shape interpolation; what they change is reported
     as warnings. ``max_study_size`` in bytes is held against the headers before pixels are read. HU are float32
-    ``(z, y, x)`` sorted along the slice normal; contours are in patient coordinates, mm. Findings say what is odd; their sentences name no file (``Finding.file`` does).
+    ``(z, y, x)`` sorted along the slice normal; contours are in patient coordinates, mm.
+    Findings say what is odd; their sentences name no file (``Finding.file`` does).
 
     Raises UsageError for a path that is not there, InputError for everything that cannot be planned on: no CT, no
     RTSTRUCT, several candidates, another patient or frame of reference, a grid that is not regular and upright, missing

@@ -13,13 +13,14 @@ from pydicom.dataset import Dataset
 
 from dicomplan.beams.delivery import Aperture, Beam, BeamDelivery, Segment
 from dicomplan.dicom import attributes as at
-from dicomplan.dicom.files import pydicom_silenced, read_object
+from dicomplan.dicom.control_points import ControlPoint, read_control_points
+from dicomplan.dicom.files import DicomObject, pydicom_silenced, read_object
+from dicomplan.dicom.plan_record import target_doses
 from dicomplan.errors import InputError
 
 FloatArray = NDArray[np.float64]
 
 _JAW_X, _JAW_Y, _LEAVES = ("X", "ASYMX"), ("Y", "ASYMY"), ("MLCX",)
-_ANGLES = ("GantryAngle", "BeamLimitingDeviceAngle", "PatientSupportAngle")
 _TOLERANCE = 1e-6
 
 
@@ -56,7 +57,11 @@ def read_plan(path: Path) -> StoredPlan:
     leaves or gantry, devices other than X, Y and MLCX, a beam without leaves, metersets missing or falling.
     """
     item, dataset = read_object(path)
-    file = str(path)
+    with at.naming(str(path)):
+        return _stored_plan(item, dataset, str(path))
+
+
+def _stored_plan(item: DicomObject, dataset: Dataset, file: str) -> StoredPlan:
     if item.modality != "RTPLAN":
         raise InputError(f"found {item.modality or 'nothing'}, expected RTPLAN", file=file, tag=at.tag_name("Modality"))
     groups = at.items(dataset, "FractionGroupSequence")
@@ -70,7 +75,7 @@ def read_plan(path: Path) -> StoredPlan:
     doses: list[float | None] = []
     machines: list[str] = []
     energies: list[float | None] = []
-    for reference in groups[0].get("ReferencedBeamSequence") or ():
+    for reference in at.items(groups[0], "ReferencedBeamSequence"):
         number = at.whole(reference, "ReferencedBeamNumber", file=file)
         if number not in beams:
             raise InputError(f"beam {number} is not in the plan", file=file, tag=at.tag_name("ReferencedBeamNumber"))
@@ -83,7 +88,7 @@ def read_plan(path: Path) -> StoredPlan:
         boundaries.append(_boundaries(beam, number, file))
         doses.append(at.optional_number(reference, "BeamDose", file=file))
         machines.append(at.text(beam, "TreatmentMachineName"))
-        energies.append(at.optional_number(beam.ControlPointSequence[0], "NominalBeamEnergy", file=file))
+        energies.append(at.optional_number(at.items(beam, "ControlPointSequence")[0], "NominalBeamEnergy", file=file))
     if not deliveries:
         raise InputError("the plan has no treatment beams", file=file, tag=at.tag_name("ReferencedBeamSequence"))
     setups = at.items(dataset, "PatientSetupSequence")
@@ -101,18 +106,8 @@ def read_plan(path: Path) -> StoredPlan:
         beam_doses_gy=tuple(doses),
         machine_names=tuple(machines),
         energies_mv=tuple(energies),
-        target_doses_gy=_target_doses(dataset, file),
+        target_doses_gy=target_doses(dataset, file=file),
     )
-
-
-def _target_doses(dataset: Dataset, file: str) -> dict[str, float]:
-    doses = {}
-    for item in at.items(dataset, "DoseReferenceSequence"):
-        dose = at.optional_number(item, "TargetPrescriptionDose", file=file)
-        if dose is not None:
-            number = at.text(item, "DoseReferenceNumber")
-            doses[at.text(item, "DoseReferenceDescription") or f"dose reference {number}"] = dose
-    return doses
 
 
 def _check_beam(beam: Dataset, number: int, file: str) -> None:
@@ -148,59 +143,19 @@ def _boundaries(beam: Dataset, number: int, file: str) -> FloatArray:
     raise InputError(f"beam {number} has no MLCX", file=file, tag=at.tag_name("RTBeamLimitingDeviceType"))
 
 
-@dataclass(frozen=True)
-class _State:
-    """What holds at a control point: printed positions per device type, angles, isocentre."""
-
-    positions: Mapping[str, tuple[float, ...]]
-    angles: tuple[float, ...]
-    isocenter_mm: tuple[float, ...]
-
-
-def _states(beam: Dataset, number: int, file: str) -> tuple[list[_State], list[float]]:
-    points = at.items(beam, "ControlPointSequence")
-    if len(points) < 2:
+def _delivery(beam: Dataset, number: int, meterset_mu: float, file: str) -> BeamDelivery:
+    states = read_control_points(beam, number, file=file)
+    if len(states) < 2:
         raise InputError(
-            f"beam {number}: found {len(points)} control points, expected two or more",
+            f"beam {number}: found {len(states)} control points, expected two or more",
             file=file,
             tag=at.tag_name("ControlPointSequence"),
         )
-    positions: dict[str, tuple[float, ...]] = {}
-    angles: dict[str, float] = {}
-    isocenter: tuple[float, ...] = ()
-    states, weights = [], []
-    final = at.optional_number(beam, "FinalCumulativeMetersetWeight", file=file)
-    for index, point in enumerate(points):
-        for device in at.items(point, "BeamLimitingDevicePositionSequence"):
-            kind = at.text(device, "RTBeamLimitingDeviceType").upper()
-            if kind not in _JAW_X + _JAW_Y + _LEAVES:
-                raise InputError(
-                    f"beam {number}: {kind} is not supported", file=file, tag=at.tag_name("RTBeamLimitingDeviceType")
-                )
-            values = at.texts(device, "LeafJawPositions")
-            positions[kind] = at.numbers(device, "LeafJawPositions", len(values), file=file)
-        for keyword in _ANGLES:
-            value = at.optional_number(point, keyword, file=file)
-            if value is not None:
-                angles[keyword] = value
-        if at.texts(point, "IsocenterPosition"):
-            isocenter = at.numbers(point, "IsocenterPosition", 3, file=file)
-        weight = at.optional_number(point, "CumulativeMetersetWeight", file=file)
-        if weight is None and index == len(points) - 1:
-            weight = final  # XiO leaves the last one empty
-        if weight is None:
-            raise InputError(
-                f"beam {number}, control point {index}: is missing",
-                file=file,
-                tag=at.tag_name("CumulativeMetersetWeight"),
-            )
-        states.append(_State(dict(positions), tuple(angles.get(name, 0.0) for name in _ANGLES), isocenter))
-        weights.append(weight)
-    return states, weights
-
-
-def _delivery(beam: Dataset, number: int, meterset_mu: float, file: str) -> BeamDelivery:
-    states, weights = _states(beam, number, file)
+    for kind in sorted({kind for state in states for kind in state.positions_mm} - set(_JAW_X + _JAW_Y + _LEAVES)):
+        raise InputError(
+            f"beam {number}: {kind} is not supported", file=file, tag=at.tag_name("RTBeamLimitingDeviceType")
+        )
+    weights = [_weight(state, index, number, file) for index, state in enumerate(states)]
     final = at.optional_number(beam, "FinalCumulativeMetersetWeight", file=file) or weights[-1]
     if not final or final <= 0:
         raise InputError(
@@ -220,7 +175,7 @@ def _delivery(beam: Dataset, number: int, meterset_mu: float, file: str) -> Beam
                 file=file,
                 tag=at.tag_name("CumulativeMetersetWeight"),
             )
-        if _differ(start.angles, first.angles) or _differ(start.isocenter_mm, first.isocenter_mm):
+        if _differ(_angles(start), _angles(first)) or _differ(start.isocenter_mm, first.isocenter_mm):
             raise InputError(
                 f"beam {number} moves at control point {index}: only static gantry, collimator and couch are supported",
                 file=file,
@@ -228,8 +183,8 @@ def _delivery(beam: Dataset, number: int, meterset_mu: float, file: str) -> Beam
             )
         if rise == 0:
             continue
-        if _differ(start.angles, end.angles) or any(
-            _differ(start.positions.get(kind, ()), end.positions[kind]) for kind in end.positions
+        if _differ(_angles(start), _angles(end)) or any(
+            _differ(start.positions_mm.get(kind, ()), end.positions_mm[kind]) for kind in end.positions_mm
         ):
             raise InputError(
                 f"beam {number}: moving leaves not supported: positions change while the meterset rises"
@@ -244,9 +199,9 @@ def _delivery(beam: Dataset, number: int, meterset_mu: float, file: str) -> Beam
         Beam(
             number=number,
             name=at.text(beam, "BeamName"),
-            gantry_angle_deg=first.angles[0],
-            collimator_angle_deg=first.angles[1],
-            couch_angle_deg=first.angles[2],
+            gantry_angle_deg=_angles(first)[0],
+            collimator_angle_deg=_angles(first)[1],
+            couch_angle_deg=_angles(first)[2],
             isocenter_mm=(first.isocenter_mm[0], first.isocenter_mm[1], first.isocenter_mm[2]),
             source_axis_distance_mm=at.optional_number(beam, "SourceAxisDistance", file=file) or 1000.0,
         ),
@@ -254,12 +209,26 @@ def _delivery(beam: Dataset, number: int, meterset_mu: float, file: str) -> Beam
     )
 
 
+def _weight(state: ControlPoint, index: int, number: int, file: str) -> float:
+    if state.cumulative_weight is None:
+        raise InputError(
+            f"beam {number}, control point {index}: is missing",
+            file=file,
+            tag=at.tag_name("CumulativeMetersetWeight"),
+        )
+    return state.cumulative_weight
+
+
+def _angles(state: ControlPoint) -> tuple[float, float, float]:
+    return (state.gantry_angle_deg or 0.0, state.collimator_angle_deg or 0.0, state.couch_angle_deg or 0.0)
+
+
 def _differ(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
     return len(first) != len(second) or any(abs(a - b) > _TOLERANCE for a, b in zip(first, second, strict=True))
 
 
-def _aperture(state: _State, number: int, file: str) -> Aperture:
-    leaves = next((state.positions[kind] for kind in _LEAVES if kind in state.positions), None)
+def _aperture(state: ControlPoint, number: int, file: str) -> Aperture:
+    leaves = next((state.positions_mm[kind] for kind in _LEAVES if kind in state.positions_mm), None)
     if leaves is None or len(leaves) % 2:
         raise InputError(f"beam {number} has no leaf positions", file=file, tag=at.tag_name("LeafJawPositions"))
     return Aperture(
@@ -269,9 +238,9 @@ def _aperture(state: _State, number: int, file: str) -> Aperture:
     )
 
 
-def _jaw(state: _State, kinds: tuple[str, ...]) -> tuple[float, float] | None:
+def _jaw(state: ControlPoint, kinds: tuple[str, ...]) -> tuple[float, float] | None:
     for kind in kinds:
-        if len(state.positions.get(kind, ())) == 2:
-            first, second = state.positions[kind]
+        if len(state.positions_mm.get(kind, ())) == 2:
+            first, second = state.positions_mm[kind]
             return (first, second)
     return None

@@ -154,7 +154,9 @@ def _no_structure_set(all_series: Sequence[Series]) -> InputError:
             if refused:
                 raise refused[0]
         except InputError as error:
-            return InputError(f"{message}; nor could the CT be planned on: {error}", tag=at.tag_name("Modality"))
+            return InputError(
+                f"{message}; nor could the CT be planned on: {error.message}", file=error.file, tag=error.tag
+            )
     return InputError(message, tag=at.tag_name("Modality"))
 
 
