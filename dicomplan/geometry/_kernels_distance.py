@@ -146,7 +146,7 @@ def _is_rim(level_set: Float32Array, z: int, y: int, x: int) -> bool:
     """Whether a node is outside and one of its six neighbours is inside."""
     if level_set[z, y, x] >= 0.0:
         return False
-    return (
+    beside: bool = (
         level_set[z - 1, y, x] >= 0.0
         or level_set[z + 1, y, x] >= 0.0
         or level_set[z, y - 1, x] >= 0.0
@@ -154,6 +154,7 @@ def _is_rim(level_set: Float32Array, z: int, y: int, x: int) -> bool:
         or level_set[z, y, x - 1] >= 0.0
         or level_set[z, y, x + 1] >= 0.0
     )
+    return beside
 
 
 @kernel(parallel=True)
@@ -311,7 +312,8 @@ def _gauge_squared(dz: float, dy: float, dx: float, low: FloatArray, high: Float
     z = dz / (high[0] if dz > 0.0 else low[0])
     y = dy / (high[1] if dy > 0.0 else low[1])
     x = dx / (high[2] if dx > 0.0 else low[2])
-    return z * z + y * y + x * x
+    squared: float = z * z + y * y + x * x
+    return squared
 
 
 @kernel(parallel=True)
@@ -430,7 +432,8 @@ def _patch_gauge(
     rz = dz - min(max(oz, -bz), bz)
     ry = dy - min(max(oy, -by), by)
     rx = dx - min(max(ox, -bx), bx)
-    return max(np.sqrt(_gauge_squared(rz, ry, rx, low, high)), gauge)
+    beside: float = np.sqrt(_gauge_squared(rz, ry, rx, low, high))
+    return max(beside, gauge)
 
 
 @kernel()
@@ -447,37 +450,55 @@ def _blended_gauge(
     low: FloatArray,
     high: FloatArray,
 ) -> float:
-    """Mean gauge of the planes round the ``nearest`` patch, those most whose point is closest to the foot; ``rough``
-    where the foot falls beside all of them (edges).
+    """Gauge of the planes round the ``nearest`` patch, extrapolated to one that touches the surface at the foot itself.
 
-    The least of many noisy planes would be too near by their noise, and by their ends sticking out of a curved surface.
+    The least of many noisy planes would be too near by their noise. On a curved surface a plane errs with the square of
+    the foot's offset from its touching point (to second order), so a line is fitted through gauge against offset squared,
+    planes with small offsets weighing most. ``rough`` where the foot falls beside all planes (edges).
     """
     planes, rows, columns = patch_of.shape
     cz = int(np.rint(point[nearest, 0] / step[0]))
     cy = int(np.rint(point[nearest, 1] / step[1]))
     cx = int(np.rint(point[nearest, 2] / step[2]))
     nz, ny, nx = normal[nearest, 0], normal[nearest, 1], normal[nearest, 2]
-    total = 0.0
-    weights = 0.0
-    for z in range(max(cz - 2, 0), min(cz + 3, planes)):
-        for y in range(max(cy - 2, 0), min(cy + 3, rows)):
-            for x in range(max(cx - 2, 0), min(cx + 3, columns)):
-                patch = patch_of[z, y, x]
-                if patch < 0:
-                    continue
-                if normal[patch, 0] * nz + normal[patch, 1] * ny + normal[patch, 2] * nx < 0.7:
-                    continue
-                dz, dy, dx = pz - point[patch, 0], py - point[patch, 1], px - point[patch, 2]
-                gauge, oz, oy, ox = _foot(dz, dy, dx, normal[patch, 0], normal[patch, 1], normal[patch, 2], low, high)
-                oz, oy, ox = oz / step[0], oy / step[1], ox / step[2]
-                offset = oz * oz + oy * oy + ox * ox
-                if offset < 4.0:
-                    weight = np.exp(-2.0 * offset)
-                    total += weight * gauge
-                    weights += weight
-    if weights < 0.2:
-        return rough
-    return total / weights
+    dz, dy, dx = pz - point[nearest, 0], py - point[nearest, 1], px - point[nearest, 2]
+    far = (dz / step[0]) ** 2 + (dy / step[1]) ** 2 + (dx / step[2]) ** 2
+    narrow = 2.0
+    while True:
+        weights, sum_g, sum_s, sum_ss, sum_sg = 0.0, 0.0, 0.0, 0.0, 0.0
+        for z in range(max(cz - 2, 0), min(cz + 3, planes)):
+            for y in range(max(cy - 2, 0), min(cy + 3, rows)):
+                for x in range(max(cx - 2, 0), min(cx + 3, columns)):
+                    patch = patch_of[z, y, x]
+                    if patch < 0:
+                        continue
+                    if normal[patch, 0] * nz + normal[patch, 1] * ny + normal[patch, 2] * nx < 0.7:
+                        continue
+                    dz, dy, dx = pz - point[patch, 0], py - point[patch, 1], px - point[patch, 2]
+                    gauge, oz, oy, ox = _foot(
+                        dz, dy, dx, normal[patch, 0], normal[patch, 1], normal[patch, 2], low, high
+                    )
+                    square = oz * oz + oy * oy + ox * ox
+                    oz, oy, ox = oz / step[0], oy / step[1], ox / step[2]
+                    offset = oz * oz + oy * oy + ox * ox
+                    if narrow * offset < 8.0:
+                        weight = np.exp(-narrow * offset)
+                        weights += weight
+                        sum_g += weight * gauge
+                        sum_s += weight * square
+                        sum_ss += weight * square * square
+                        sum_sg += weight * square * gauge
+        # far from a convex surface the feet lie wider apart than the patches; near an edge they lie beside all planes
+        if weights >= 0.2:
+            break
+        if narrow < 1.0 or far < 256.0:
+            return rough
+        narrow = 0.5
+    spread = weights * sum_ss - sum_s * sum_s
+    if spread <= 1e-3 * weights * sum_ss:
+        return sum_g / weights
+    slope = (weights * sum_sg - sum_s * sum_g) / spread
+    return (sum_g - slope * sum_s) / weights
 
 
 @kernel(parallel=True)
@@ -571,7 +592,8 @@ def _sample(field: Float32Array, z: float, y: float, x: float) -> float:
     high = (field[k + 1, j, i] * (1 - a) + field[k + 1, j, i + 1] * a) * (1 - b) + (
         field[k + 1, j + 1, i] * (1 - a) + field[k + 1, j + 1, i + 1] * a
     ) * b
-    return low * (1 - c) + high * c
+    value: float = low * (1 - c) + high * c
+    return value
 
 
 @kernel(parallel=True)

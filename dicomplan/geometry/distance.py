@@ -13,6 +13,10 @@ surface is first found inside the voxels:
    propagation: P.-E. Danielsson, Comput Graph Image Process 14 (1980) 227-248), and near the new surface the gauge
    from the pieces themselves is taken.
 4. The new surface cuts the cells by planes: fractions again.
+
+A margin along one axis alone moves each row of cells in itself, which needs no surface.
+Spheres come out within 0.6 % of the exact volume. Prisms with flat ends lose at their edges, which the interpolation
+between slices rounds: 1 to 3 % of a cylinder of 40 mm on slices of 2.5 to 5 mm.
 """
 
 from __future__ import annotations
@@ -39,10 +43,16 @@ Float32Array = NDArray[np.float32]
 
 _LEVELS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 _STEP_MM = 1.25  # largest step of the working nodes
-_POOL_MM = 1.1  # cells are pooled in plane while they stay at most this large
+_WIDE_STEP = 1.0 / 16.0  # of the least margin: wide margins need no finer step
+_WIDEST_STEP_MM = 2.5
+_POOL = 0.88  # of the largest step: cells are pooled in plane while they stay at most this large
 _REACH_SLICES = 1.5  # distances in a slice are cut at so many slice thicknesses
 _MOST_NODES = 24_000_000  # larger structures (BODY) are worked on with larger steps; 1 GB
 _NO_MARGIN_MM = 1e-6  # stands for a side without margin, where a gauge would divide by zero
+
+
+Padding = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Cells added before and after the coverage along z, y and x."""
 
 
 @dataclass(frozen=True)
@@ -65,27 +75,29 @@ class _Nodes:
     pool: tuple[int, int, int]
     parts: tuple[int, int, int]
     step_mm: FloatArray
-    padding: tuple[int, int, int]  # in cells of the coverage
+    padding: Padding
 
 
 def _nodes(shape: tuple[int, ...], spacing_mm: tuple[float, float, float], reach: Reach, grow: bool) -> _Nodes:
-    limit_mm, pool_mm = _STEP_MM, _POOL_MM
+    sides = [side for side in (*reach.low_mm, *reach.high_mm) if side > 0]
+    limit_mm = min(max(_STEP_MM, _WIDE_STEP * min(sides)), _WIDEST_STEP_MM)
     while True:
         pool, parts, padding, total = [], [], [], 1
         for axis in range(3):
-            cells = 1 if axis == 0 else max(1, int(pool_mm / spacing_mm[axis] + 1e-6))
+            cells = 1 if axis == 0 else max(1, int(_POOL * limit_mm / spacing_mm[axis] + 1e-6))
             coarse = cells * spacing_mm[axis]
             nodes = max(1, int(np.ceil(coarse / limit_mm - 1e-6)))
             far = max(reach.low_mm[axis], reach.high_mm[axis]) if grow else 0.0
             around = cells * (int(np.ceil(far / coarse)) + 2)
-            around += -(shape[axis] + 2 * around) % cells
+            size = shape[axis] + 2 * around
+            more = -size % cells
             pool.append(cells)
             parts.append(nodes)
-            padding.append(around)
-            total *= (shape[axis] + 2 * around) * nodes // cells
+            padding.append((around, around + more))
+            total *= (size + more) * nodes // cells
         if total <= _MOST_NODES or limit_mm > 4.0:
             break
-        limit_mm, pool_mm = 1.25 * limit_mm, 1.25 * pool_mm
+        limit_mm *= 1.25
     step = np.array([spacing_mm[axis] * pool[axis] / parts[axis] for axis in range(3)])
     return _Nodes(
         (pool[0], pool[1], pool[2]), (parts[0], parts[1], parts[2]), step, (padding[0], padding[1], padding[2])
@@ -199,24 +211,40 @@ def _grown_cells(level_set: Float32Array, reach: Reach, nodes: _Nodes, shape: tu
     return out
 
 
+def _swept(fraction: Float32Array, axis: int, low: float, high: float) -> Float32Array:
+    """Coverage moved along one axis by all shifts from ``-low`` to ``high`` cells, the greatest of them in each cell."""
+    out = fraction.copy()
+    for far, side in ((high, 1), (low, -1)):
+        whole = int(far)
+        for cells in range(1, whole + 1):
+            np.maximum(out, np.roll(fraction, side * cells, axis), out=out)
+        rest = np.float32(far - whole)
+        shifted = np.roll(fraction, side * whole, axis)
+        np.maximum(out, shifted + rest * (np.roll(shifted, side, axis) - shifted), out=out)
+    return out
+
+
 def _worked(
     fraction: Float32Array, spacing_mm: tuple[float, float, float], reach: Reach, grow: bool
-) -> tuple[Float32Array, Float32Array, tuple[int, int, int]]:
+) -> tuple[Float32Array, Float32Array, Padding]:
+    """Coverage grown or shrunk, the padded coverage it came from, and the padding."""
+    if not grow:
+        reach = Reach(reach.high_mm, reach.low_mm)  # of the outside, which grows the other way
     nodes = _nodes(fraction.shape, spacing_mm, reach, grow)
-    padded = np.pad(fraction, [(n, n) for n in nodes.padding])
-    level_set = _level_set(padded, spacing_mm, nodes)
-    if grow:
-        cells = _grown_cells(level_set, reach, nodes, padded.shape)
+    padded = np.pad(fraction, nodes.padding)
+    moved = [axis for axis in range(3) if max(reach.low_mm[axis], reach.high_mm[axis]) > 0]
+    if len(moved) == 1:
+        axis = moved[0]
+        low, high = reach.low_mm[axis] / spacing_mm[axis], reach.high_mm[axis] / spacing_mm[axis]
+        cells = _swept(padded if grow else np.float32(1.0) - padded, axis, low, high)
     else:
-        mirrored = Reach(reach.high_mm, reach.low_mm)
-        cells = np.float32(1.0) - _grown_cells(-level_set, mirrored, nodes, padded.shape)
-    return cells, padded, nodes.padding
+        level_set = _level_set(padded, spacing_mm, nodes)
+        cells = _grown_cells(level_set if grow else -level_set, reach, nodes, padded.shape)
+    return cells if grow else np.float32(1.0) - cells, padded, nodes.padding
 
 
-def grown(
-    fraction: Float32Array, spacing_mm: tuple[float, float, float], reach: Reach
-) -> tuple[Float32Array, tuple[int, int, int]]:
-    """Coverage (z, y, x) grown by an ellipsoid; the result and how many cells wider it is on each side (z, y, x).
+def grown(fraction: Float32Array, spacing_mm: tuple[float, float, float], reach: Reach) -> tuple[Float32Array, Padding]:
+    """Coverage (z, y, x) grown by an ellipsoid; the result and how many cells wider it is on each side.
 
     ``fraction`` is 0..1 on cells of ``spacing_mm`` (z, y, x), zero outside; a point is covered if the ellipsoid of
     ``reach`` mirrored about it touches the structure. The result covers at least what ``fraction`` did.
@@ -232,5 +260,5 @@ def shrunk(fraction: Float32Array, spacing_mm: tuple[float, float, float], reach
     result covers at most what ``fraction`` did.
     """
     cells, padded, padding = _worked(fraction, spacing_mm, reach, False)
-    inner = tuple(slice(n, n + size) for n, size in zip(padding, fraction.shape, strict=True))
+    inner = tuple(slice(before, before + size) for (before, _), size in zip(padding, fraction.shape, strict=True))
     return np.ascontiguousarray(np.minimum(cells, padded)[inner])

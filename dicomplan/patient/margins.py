@@ -118,9 +118,9 @@ def expand(coverage: Coverage, margin: Margin, ct_grid: VoxelGrid) -> Coverage:
 
     tight = cropped(coverage)
     fraction, padding = grown(tight.fraction, tight.grid.spacing_mm, _reach(margin, tight.grid))
-    shape = tight.grid.shape
-    start = (-padding[0], -padding[1], -padding[2])
-    stop = (shape[0] + padding[0], shape[1] + padding[1], shape[2] + padding[2])
+    (z0, z1), (y0, y1), (x0, x1) = padding
+    planes, rows, columns = tight.grid.shape
+    start, stop = (-z0, -y0, -x0), (planes + z1, rows + y1, columns + x1)
     return _within_ct(fraction, tight.grid.crop(start, stop), ct_grid)
 
 
