@@ -43,6 +43,6 @@ def smoothing(term: Smoothing, fluence: FloatArray, scale: float) -> tuple[float
     pull = term.pair_weights * difference
     size = len(fluence)
     # bincount adds in the order of the pairs: the same bits each time
-    gradient: FloatArray = np.bincount(term.first, pull, size) - np.bincount(term.second, pull, size)
-    gradient *= 2.0 * factor
+    difference_pull = np.bincount(term.first, pull, size) - np.bincount(term.second, pull, size)
+    gradient = 2.0 * factor * np.asarray(difference_pull, dtype=np.float64)
     return factor * float(np.sum(pull * difference)), gradient

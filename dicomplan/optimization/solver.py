@@ -24,6 +24,7 @@ from dicomplan.optimization.terms import Term, add_term
 FloatArray = NDArray[np.float64]
 StopReason = Literal["converged", "iteration limit", "no descent"]
 
+_MOST_ROUNDS = 100  # a round that makes no step must not be repeated for ever
 _FIRST_STEP = 0.1  # of the fluence's norm: how far the first step of L-BFGS-B goes
 
 
@@ -42,8 +43,8 @@ class SolverSettings:
     """When to stop, and how often the limits are looked at.
 
     ``max_iterations`` of L-BFGS-B in all rounds together; ``relative_change``: converged when the objective fell by
-    less than this part of itself over ``window`` iterations; ``round_iterations``: after so many at most the
-    multipliers of the hard limits move; ``tolerance``: a hard limit counts as met when it is exceeded by less than this
+    less than this part of itself over ``window`` iterations; ``round_iterations``: after so many the multipliers of the
+    hard limits move if one is exceeded; ``tolerance``: a hard limit counts as met when it is exceeded by less than this
     part of its dose; ``history``: pairs that L-BFGS-B keeps (Byrd, Lu, Nocedal and Zhu, SIAM J. Sci. Comput. 16 (1995)
     1190).
     """
@@ -206,21 +207,20 @@ class _Work:
         dose = self.dose(fluence)
         self.states = self.first_states(dose, warm_start)
         previous = np.inf
-        while True:
+        for _ in range(_MOST_ROUNDS):
             fluence, stopped = self.descend(fluence)
             dose = self.dose(fluence)
-            if not problem.constraints:
-                break
-            value = self.objective[-1]
+            old, value = self.states, self.objective[-1]
             self.states = tuple(
                 next_state(constraint, state, dose, problem.scale_gy)
-                for constraint, state in zip(problem.constraints, self.states, strict=True)
+                for constraint, state in zip(problem.constraints, old, strict=True)
+            )
+            same = all(
+                np.array_equal(a.multipliers, b.multipliers) and np.array_equal(a.held, b.held)
+                for a, b in zip(old, self.states, strict=True)
             )
             settled = abs(previous - value) <= settings.relative_change * abs(value)
-            if self.met() and stopped != "iteration limit" and settled:
-                break
-            if self.iterations >= settings.max_iterations:
-                stopped = "iteration limit"
+            if self.iterations >= settings.max_iterations or (self.met() and (same or settled)):
                 break
             previous = value
         gradient = np.empty_like(dose)
@@ -247,10 +247,11 @@ class _Work:
             for had, new in zip(old, fresh, strict=True)
         )
 
-    def met(self) -> bool:
-        """Whether every hard limit is met within the tolerance."""
+    def met(self, dose: FloatArray | None = None) -> bool:
+        """Whether every hard limit is met within the tolerance: at ``dose``, or where the states were taken."""
         return all(
-            state.excess_gy <= self.settings.tolerance * abs(constraint.dose_gy)
+            (state.excess_gy if dose is None else excess_gy(constraint, state.held, dose))
+            <= self.settings.tolerance * abs(constraint.dose_gy)
             for constraint, state in zip(self.problem.constraints, self.states, strict=True)
         )
 
@@ -260,18 +261,19 @@ class _Work:
 
         settings = self.settings
         left = settings.max_iterations - self.iterations
-        most = min(left, settings.round_iterations) if self.problem.constraints else left
         # the first step of L-BFGS-B has length 1: variables are scaled so that this is a tenth of the fluence
-        unit = _FIRST_STEP * max(float(np.linalg.norm(fluence)), self.scale * len(fluence) ** 0.5)
+        unit = _FIRST_STEP * max(float(np.sum(fluence * fluence)) ** 0.5, self.scale * len(fluence) ** 0.5)
         values: list[float] = []
-        stalled = False
+        dose = np.empty(0)
+        stalled = exceeded = False
 
         def merit(variables: FloatArray) -> tuple[float, FloatArray]:
-            value, slope, _ = self.evaluate(variables * unit)
+            nonlocal dose
+            value, slope, dose = self.evaluate(variables * unit)
             return value, slope * unit
 
         def each(intermediate_result: OptimizeResult) -> None:
-            nonlocal stalled
+            nonlocal stalled, exceeded
             self.iterations += 1
             values.append(float(intermediate_result.fun))
             message = f"iteration {self.iterations}, objective {self.objective[-1]:.6g}"
@@ -281,6 +283,10 @@ class _Work:
                 if fall <= settings.relative_change * abs(values[-1]):
                     stalled = True
                     raise StopIteration
+            # the last evaluation of an iteration is at its own fluence
+            if len(values) >= settings.round_iterations and not self.met(dose):
+                exceeded = True
+                raise StopIteration
 
         found = minimize(
             merit,
@@ -291,18 +297,15 @@ class _Work:
             callback=each,
             options={
                 "maxcor": settings.history,
-                "maxiter": most,
-                "maxfun": 20 * most + 20,
+                "maxiter": left,
+                "maxfun": 20 * left + 20,
                 "ftol": 0.0,
                 "gtol": 0.0,
             },
         )
-        stopped: StopReason = "converged" if stalled else "iteration limit" if len(values) >= most else "no descent"
+        stopped: StopReason = "no descent"
+        if self.iterations >= settings.max_iterations:
+            stopped = "iteration limit"
+        elif stalled or exceeded:
+            stopped = "converged"
         return cast(FloatArray, np.maximum(np.asarray(found.x, dtype=np.float64) * unit, 0.0)), stopped
-
-
-def limits_exceeded(solution: Solution, problem: Problem) -> tuple[tuple[Constraint, float], ...]:
-    """The hard limits that are exceeded at all, each with its excess in Gy."""
-    pairs = zip(problem.constraints, solution.states, strict=True)
-    found = ((one, excess_gy(one, state.held, solution.dose_gy)) for one, state in pairs)
-    return tuple((one, excess) for one, excess in found if excess > 0.0)

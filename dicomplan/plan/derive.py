@@ -29,18 +29,18 @@ SpecKind = Literal[
 # Weights of a square of (dose / highest level), averaged over the region; own choice, tried on a head-and-neck-like
 # phantom (tests/test_optimization_phantom.py): coverage and hard limits first, organs as far as these let them.
 _TARGET_UNDER = 100.0
-_TARGET_OVER = 50.0
+_TARGET_OVER = 20.0
 _TARGET_MEAN = 50.0
 _TARGET_MEAN_MOST = 1.03  # of the level: where the mean of a target becomes too much
 _TARGET_MAX = 200.0
 _TARGET_HOT = 1.07  # of the level: what ICRU 50 allowed a target to receive at most
 _GOAL_ON_TARGET = 200.0
-_GOAL_ON_ORGAN = 20.0
-_MEAN_ON_ORGAN = 5.0
-_MEAN_PULL = 0.05  # of a mean goal's weight: half the pull that an excess of 2.5 % of the level has
+_GOAL_ON_ORGAN = 100.0
+_MEAN_ON_ORGAN = 20.0
+_MEAN_PULL = 0.02  # of a mean goal's weight: as much as an excess of 1 % of the level pulls
 _ORGAN_PULL = 0.1
 _PRIORITY_STEP = 0.7  # each later group counts so much of the one before it
-_BODY_SQUARE = 0.5
+_BODY_SQUARE = 0.3
 _FALLOFF = 10.0
 _FALLOFF_LEVELS = ((5.0, 0.85), (15.0, 0.6))  # beyond so many mm of all targets at most this part of the highest level
 _AIM = 0.01  # how much better than its limit a goal is wanted, so that sequencing may lose a little
