@@ -34,78 +34,166 @@ def source_ranges(primary, scatter):
 
 
 @kernel()
-def _blend_rows(volume, m, u, share, first, last, out):
-    """out[1 + v] = row u and row u + 1 of plane m blended by ``share``, for first <= v < last; outside the grid 0."""
-    rows, width = volume.shape[1], volume.shape[2]
+def _blend(near, far, share, out):
+    """out = near and far blended by ``share``."""
     keep = _ONE - share
-    low, high = max(first, 0), min(last, width)
-    for v in range(first, low):
-        out[1 + v] = 0
-    for v in range(high, last):
-        out[1 + v] = 0
-    if 0 <= u and u + 1 < rows:
-        near, far = volume[m, u], volume[m, u + 1]
-        for v in range(low, high):
-            out[1 + v] = keep * near[v] + share * far[v]
-    elif u + 1 < rows:
-        far = volume[m, u + 1]
-        for v in range(low, high):
-            out[1 + v] = share * far[v]
-    else:
-        near = volume[m, u]
-        for v in range(low, high):
-            out[1 + v] = keep * near[v]
+    for v in range(out.shape[0]):
+        out[v] = keep * near[v] + share * far[v]
 
 
 @kernel()
-def _transport_row(first, last, shift, released, density, flux, step_cm, attenuation, share, deposit, add):
-    """One component along a row of lines: the exact solution of the transport equation in one voxel.
+def _blend_rows(plane, u, share, first, last, out):
+    """out[1 + v] = rows u and u + 1 of the plane blended by ``share``, for first <= v < last; outside the grid 0."""
+    rows, width = plane.shape
+    low, high = max(first, 0), min(last, width)
+    out[1 + first : 1 + low] = 0
+    out[1 + high : 1 + last] = 0
+    if u >= 0 and u + 1 < rows:
+        _blend(plane[u, low:high], plane[u + 1, low:high], share, out[1 + low : 1 + high])
+    elif u + 1 < rows:
+        _scale(plane[u + 1, low:high], share, out[1 + low : 1 + high])
+    else:
+        _scale(plane[u, low:high], _ONE - share, out[1 + low : 1 + high])
 
-    ``attenuation`` and ``share`` are quadratics (3,) in the place along the row. Writes (or adds) the dose to each line.
+
+@kernel()
+def _scale(row, weight, out):
+    for v in range(out.shape[0]):
+        out[v] = weight * row[v]
+
+
+@kernel()
+def _accumulate(row, weight, out):
+    for v in range(out.shape[0]):
+        out[v] += weight * row[v]
+
+
+@kernel()
+def _combine4(r0, r1, r2, r3, weights, out):
+    """out = sum of four rows with four weights."""
+    w0, w1, w2, w3 = weights
+    for v in range(out.shape[0]):
+        out[v] = w0 * r0[v] + w1 * r1[v] + w2 * r2[v] + w3 * r3[v]
+
+
+@kernel()
+def _cubic_weights(share):
+    """Weights of four neighbours for a place ``share`` between the middle two: Keys, IEEE Trans ASSP 29 (1981) 1153."""
+    f = float(share)
+    g = 1.0 - f
+    return (
+        np.float32(-0.5 * f * g * g),
+        np.float32(1.0 - f * f * (2.5 - 1.5 * f)),
+        np.float32(1.0 - g * g * (2.5 - 1.5 * g)),
+        np.float32(-0.5 * f * f * g),
+    )
+
+
+@kernel()
+def _blend_rows_cubic(plane, u, weights, first, last, out):
+    """As _blend_rows from rows u - 1 to u + 2 with cubic weights, which do not widen an edge; out[2 + v] holds v."""
+    rows, width = plane.shape
+    low, high = max(first, 0), min(last, width)
+    out[2 + first : 2 + low] = 0
+    out[2 + high : 2 + last] = 0
+    inner = out[2 + low : 2 + high]
+    if u >= 1 and u + 2 < rows:
+        _combine4(
+            plane[u - 1, low:high], plane[u, low:high], plane[u + 1, low:high], plane[u + 2, low:high], weights, inner
+        )  # fmt: skip
+        return
+    inner[:] = 0
+    for k in range(4):
+        row = u - 1 + k
+        if row >= 0 and row < rows:
+            _accumulate(plane[row, low:high], weights[k], inner)
+
+
+@kernel()
+def _grow(x):
+    """exp(x) - 1 for x >= 0 from its series at x / 8, doubled three times: no cancellation near 0."""
+    y = x * _EIGHTH
+    e = y * (_ONE + y * (_C2 + y * (_C3 + y * (_C4 + y * (_C5 + y * _C6)))))
+    e = e * (_TWO + e)
+    e = e * (_TWO + e)
+    return e * (_TWO + e)
+
+
+@kernel()
+def _carry_primary(density, released, flux, deposit, step, rate, share):
+    """Primary energy along a row of lines: the exact solution of the transport equation in each voxel.
+
+    ``rate`` (exponent x step) and ``share`` are quadratics in the place along the row. ``flux`` moves on one plane;
+    ``deposit`` becomes the dose x step.
     """
-    keep = _ONE - shift
-    a0, a1, a2 = attenuation[0], attenuation[1], attenuation[2]
-    s0, s1, s2 = share[0], share[1], share[2]
-    for c in range(first, last):
+    a0, a1, a2 = rate
+    s0, s1, s2 = share
+    for c in range(deposit.shape[0]):
         place = np.float32(c)
         a = a0 + place * (a1 + place * a2)
-        x = a * step_cm * (keep * density[c] + shift * density[c + 1])
-        x = min(max(x, _FLOOR), _CEILING)
-        # 1 - exp(-x) = e / (1 + e) with e = exp(x) - 1 from its series at x / 8, doubled three times: no cancellation
-        y = x * _EIGHTH
-        e = y * (_ONE + y * (_C2 + y * (_C3 + y * (_C4 + y * (_C5 + y * _C6)))))
-        e = e * (_TWO + e)
-        e = e * (_TWO + e)
-        e = e * (_TWO + e)
+        x = min(max(a * density[c], _FLOOR), _CEILING)
+        e = _grow(x)
         inverse = _ONE / (x * (_ONE + e))
         mean = e * inverse
-        source = (keep * released[c] + shift * released[c + 1]) * (s0 + place * (s1 + place * s2)) * step_cm
+        source = released[c] * (s0 + place * (s1 + place * s2)) * step
         arriving = flux[c]
         flux[c] = arriving * (x * inverse) + source * mean
-        dose = a * (mean * arriving + source * ((_ONE - mean) * (_ONE + e) * inverse))
-        if add:
-            deposit[c] += dose
-        else:
-            deposit[c] = dose
+        deposit[c] = a * (mean * arriving + source * ((_ONE - mean) * (_ONE + e) * inverse))
 
 
 @kernel()
-def _spread_row(row, weight, shift, deposit, first, last):
+def _carry_scatter(density, released, first, second, deposit, step, rate, again, share):
+    """Scattered energy along a row of lines, in two generations of one exponent: exact in each voxel.
+
+    The fraction ``again`` of what the first generation loses starts the second. Adds to ``deposit``.
+    """
+    s0, s1, s2 = share
+    for c in range(deposit.shape[0]):
+        place = np.float32(c)
+        x = min(max(rate * density[c], _FLOOR), _CEILING)
+        e = _grow(x)
+        inverse = _ONE / (x * (_ONE + e))
+        mean = e * inverse
+        gone = x * inverse
+        inner = (_ONE - mean) * (_ONE + e) * inverse
+        source = released[c] * (s0 + place * (s1 + place * s2)) * step
+        one, two = first[c], second[c]
+        middle = again * (one * gone + source * (mean - inner))
+        first[c] = one * gone + source * mean
+        second[c] = two * gone + x * middle
+        deposit[c] += rate * ((one + two) * mean + source * inner - middle)
+
+
+@kernel()
+def _spread(row, near, far, deposit, beyond):
     """Adds the dose of the lines to the voxels of one row: the transpose of the interpolation that fed the lines."""
-    near = weight * (_ONE - shift)
-    far = weight * shift
-    for v in range(max(first - 1, 0), min(last, row.shape[0])):
-        row[v] += near * deposit[v + 1] + far * deposit[v]
+    for v in range(row.shape[0]):
+        row[v] += near * deposit[v] + far * beyond[v]
 
 
 @kernel()
-def _quadratic(values, coefficients, middle, end):
-    """Coefficients of the parabola through ``values`` (3,) at the places 0, middle and end."""
-    slope = (values[1] - values[0]) / middle
-    curve = ((values[2] - values[0]) / end - slope) / (end - middle)
-    coefficients[0] = values[0]
-    coefficients[1] = slope - curve * middle
-    coefficients[2] = curve
+def _quadratic(first, middle, last, width):
+    """Coefficients of the parabola through three values at the places 0, width / 2 and width."""
+    half = 0.5 * width
+    slope = (middle - first) / half
+    curve = ((last - first) / width - slope) / half
+    return np.float32(first), np.float32(slope - curve * half), np.float32(curve)
+
+
+@kernel()
+def _cosine(origin, direction, step_v, place):
+    along = 0.0
+    square = 0.0
+    for axis in range(3):
+        point = origin[axis] + place * step_v[axis]
+        along += point * direction[3 + axis]
+        square += point * point
+    return along / np.sqrt(square)
+
+
+@kernel()
+def _at(table, cosine):
+    return table[0] + cosine * (table[1] + cosine * table[2])
 
 
 @kernel()
@@ -114,8 +202,8 @@ def march(primary, scatter, density, ranges, dose, origin, step_m, step_u, step_
 
     Volumes are float32 (m, u, v), m being the axis that the direction follows most. ``origin`` is the centre of voxel
     (0, 0, 0) seen from the source, ``step_*`` the vectors from voxel to voxel, ``direction`` in index steps
-    (m, u, v, cosine vector 3). ``table`` (4, 3): attenuation and share of the two components as quadratics of the
-    cosine, held within ``limits``.
+    (m, u, v, cosine vector 3). ``table`` (5, 3): exponent and share of primary energy; exponent, fraction of the second
+    generation and share of scattered energy, as quadratics of the cosine to the ray, held within ``limits``.
     """
     planes, rows, width = dose.shape
     forward = direction[0] > 0
@@ -123,71 +211,91 @@ def march(primary, scatter, density, ranges, dose, origin, step_m, step_u, step_
     last_u, last_v = int(np.floor(slope_u * (planes - 1))), int(np.floor(slope_v * (planes - 1)))
     lines_u, lines_v = rows + 1 + abs(last_u), width + 1 + abs(last_v)
     offset_u, offset_v = 1 + max(last_u, 0), 1 + max(last_v, 0)
-    flux_primary = np.zeros((lines_u, lines_v), dtype=np.float32)
-    flux_scatter = np.zeros((lines_u, lines_v), dtype=np.float32)
+    flux = np.zeros((3, lines_u, lines_v), dtype=np.float32)
     active = np.empty((lines_u, 2), dtype=np.int64)
     active[:, 0] = lines_v
     active[:, 1] = 0
-    row_density = np.zeros(width + 3, dtype=np.float32)
-    row_primary = np.zeros(width + 3, dtype=np.float32)
-    row_scatter = np.zeros(width + 3, dtype=np.float32)
-    deposit = np.zeros(width + 3, dtype=np.float32)
-    values = np.empty((4, 3), dtype=np.float32)
-    curves = np.empty((4, 3), dtype=np.float32)
-    end = width
-    middle = 0.5 * width
+    row = np.zeros(width + 6, dtype=np.float32)
+    dense = np.zeros(width + 1, dtype=np.float32)
+    released = np.zeros(width + 1, dtype=np.float32)
+    deposit = np.zeros(width + 2, dtype=np.float32)
+    corner = np.empty(3)
     step = np.float32(step_cm)
+    inverse_step = np.float32(1.0 / step_cm)
     for count in range(planes):
         m = count if forward else planes - 1 - count
         whole_u, whole_v = int(np.floor(slope_u * count)), int(np.floor(slope_v * count))
         part_u, part_v = slope_u * count - whole_u, slope_v * count - whole_v
         share_u, share_v = np.float32(part_u), np.float32(part_v)
+        keep_u, keep_v = _ONE - share_u, _ONE - share_v
+        cubic_u, cubic_v = _cubic_weights(part_u), _cubic_weights(part_v)
         base_v = offset_v - 1 - whole_v
         for u in range(-1, rows):
             line = u - whole_u + offset_u
             low, high = width, 0
-            if u >= 0:
-                low, high = ranges[m, u, 0], ranges[m, u, 1]
-            if u + 1 < rows:
-                low, high = min(low, ranges[m, u + 1, 0]), max(high, ranges[m, u + 1, 1])
-            if high > low:
-                active[line, 0] = min(active[line, 0], low + base_v)
-                active[line, 1] = max(active[line, 1], high + 1 + base_v)
+            for near in range(max(u - 1, 0), min(u + 3, rows)):
+                low, high = min(low, ranges[m, near, 0]), max(high, ranges[m, near, 1])
+            fed = high > low
+            if fed:
+                active[line, 0] = min(active[line, 0], low - 1 + base_v)
+                active[line, 1] = max(active[line, 1], high + 2 + base_v)
+            # lines c of this row lie at v = c - 1 + part_v
             first = max(active[line, 0] - base_v, 0)
             last = min(active[line, 1] - base_v, width + 1)
             if last <= first:
                 continue
-            for sample in range(3):
-                place = -1.0 + part_v + (0.0 if sample == 0 else (middle if sample == 1 else end))
-                along = 0.0
-                square = 0.0
-                for axis in range(3):
-                    point = origin[axis] + m * step_m[axis] + (u + part_u) * step_u[axis] + place * step_v[axis]
-                    along += point * direction[3 + axis]
-                    square += point * point
-                cosine = min(max(along / np.sqrt(square), limits[0]), limits[1])
-                for k in range(4):
-                    values[k, sample] = table[k, 0] + cosine * (table[k, 1] + cosine * table[k, 2])
-            for k in range(4):
-                _quadratic(values[k], curves[k], middle, end)
-            _blend_rows(density, m, u, share_u, first - 1, last, row_density)
-            _blend_rows(primary, m, u, share_u, first - 1, last, row_primary)
-            _blend_rows(scatter, m, u, share_u, first - 1, last, row_scatter)
-            _transport_row(
-                first, last, share_v, row_primary, row_density, flux_primary[line, base_v : base_v + width + 1], step,
-                curves[0], curves[1], deposit, False,
+            n = last - first
+            for axis in range(3):
+                corner[axis] = (
+                    origin[axis] + m * step_m[axis] + (u + part_u) * step_u[axis]
+                    + (first - 1 + part_v) * step_v[axis]
+                )  # fmt: skip
+            cos_0 = min(max(_cosine(corner, direction, step_v, 0.0), limits[0]), limits[1])
+            cos_1 = min(max(_cosine(corner, direction, step_v, 0.5 * n), limits[0]), limits[1])
+            cos_2 = min(max(_cosine(corner, direction, step_v, 1.0 * n), limits[0]), limits[1])
+            rate_p = _quadratic(
+                step_cm * _at(table[0], cos_0), step_cm * _at(table[0], cos_1), step_cm * _at(table[0], cos_2), n
+            )
+            share_p = _quadratic(_at(table[1], cos_0), _at(table[1], cos_1), _at(table[1], cos_2), n)
+            rate_s = np.float32(step_cm * _at(table[2], cos_1))
+            again = np.float32(_at(table[3], cos_1))
+            share_s = _quadratic(_at(table[4], cos_0), _at(table[4], cos_1), _at(table[4], cos_2), n)
+            _blend_rows(density[m], u, share_u, first - 1, last, row)
+            _blend(row[first:last], row[first + 1 : last + 1], share_v, dense[:n])
+            arrived = deposit[1 + first : 1 + last]
+            if fed:
+                _blend_rows_cubic(primary[m], u, cubic_u, first - 2, last + 1, row)
+                _combine4(
+                    row[first:last], row[first + 1 : last + 1], row[first + 2 : last + 2], row[first + 3 : last + 3],
+                    cubic_v, released[:n],
+                )  # fmt: skip
+            else:
+                released[:n] = 0
+            lines = slice(base_v + first, base_v + last)
+            _carry_primary(dense[:n], released[:n], flux[0, line, lines], arrived, step, rate_p, share_p)
+            if fed:
+                _blend_rows(scatter[m], u, share_u, first - 1, last, row)
+                _blend(row[first:last], row[first + 1 : last + 1], share_v, released[:n])
+            _carry_scatter(
+                dense[:n], released[:n], flux[1, line, lines], flux[2, line, lines], arrived, step, rate_s, again, share_s
             )  # fmt: skip
-            _transport_row(
-                first, last, share_v, row_scatter, row_density, flux_scatter[line, base_v : base_v + width + 1], step,
-                curves[2], curves[3], deposit, True,
-            )  # fmt: skip
-            if first > 0:
-                deposit[first - 1] = 0
-            deposit[last] = 0
+            deposit[first] = 0
+            if last <= width:
+                deposit[1 + last] = 0
+            # deposit[1 + c]: voxel v lies between lines v and v + 1
+            low, high = max(first - 1, 0), min(last, width)
             if u >= 0:
-                _spread_row(dose[m, u], _ONE - share_u, share_v, deposit, first, last)
+                weight = keep_u * inverse_step
+                _spread(
+                    dose[m, u, low:high], weight * keep_v, weight * share_v, deposit[low + 2 : high + 2],
+                    deposit[low + 1 : high + 1],
+                )  # fmt: skip
             if u + 1 < rows:
-                _spread_row(dose[m, u + 1], share_u, share_v, deposit, first, last)
+                weight = share_u * inverse_step
+                _spread(
+                    dose[m, u + 1, low:high], weight * keep_v, weight * share_v, deposit[low + 2 : high + 2],
+                    deposit[low + 1 : high + 1],
+                )  # fmt: skip
 
 
 @kernel(parallel=True)

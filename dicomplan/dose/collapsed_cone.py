@@ -23,7 +23,6 @@ from dicomplan.dose.kernel_fit import ConeSet, cone_set, fit_kernel
 from dicomplan.dose.point_kernels import load_point_kernels
 from dicomplan.dose.terma import Terma, terma
 from dicomplan.geometry.frames import BeamFrame
-from dicomplan.geometry.grid import VoxelGrid
 from dicomplan.machine.model import BeamModel
 from dicomplan.patient.density import DensityVolume
 
@@ -111,16 +110,11 @@ def transport(released: Terma, frame: BeamFrame, cones: ConeSet) -> Float32Array
     return dose
 
 
-def _normalised_table(cones: ConeSet) -> Float32Array:
+def _normalised_table(cones: ConeSet) -> FloatArray:
     """The cones' table with the shares of a ray on the axis summing to one."""
-    table = cones.table.astype(np.float64)
+    table = cones.table.copy()
     axis = cones.direction[:, 2]
-    for row in (1, 3):
+    for row in (1, 4):
         total = (table[:, row, 0] + axis * (table[:, row, 1] + axis * table[:, row, 2])).sum()
         table[:, row] /= total
-    return table.astype(np.float32)
-
-
-def cone_grid(grid: VoxelGrid) -> VoxelGrid:
-    """The grid itself: the engine computes on the density's grid."""
-    return grid
+    return table

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.dose.fluence import FluencePlane, source_sigma_mm
-from dicomplan.dose.kernel_fit import primary_fraction
+from dicomplan.dose.kernel_fit import fine_spectrum, primary_fraction
 from dicomplan.dose.point_kernels import PointKernels, load_point_kernels
 from dicomplan.geometry.frames import BeamFrame
 from dicomplan.geometry.grid import VoxelGrid
@@ -90,11 +90,11 @@ def mass_attenuation_cm2_g(medium: str, energies_mev: FloatArray) -> tuple[Float
 def spectrum_table(beam: BeamModel, kernels: PointKernels) -> FloatArray:
     """(3 + materials, bins): photons x energy x Gy per (MeV/g), primary fraction, attenuation (cm2/g) of water, and
     of each material beyond what its electrons would do in water. Photons are normalised to 1."""
-    photons = beam.photon_weights / beam.photon_weights.sum()
-    water, _ = mass_attenuation_cm2_g("water", beam.energies_mev)
-    rows = [photons * beam.energies_mev * GY_G_PER_MEV, primary_fraction(beam.energies_mev, kernels), water]
+    energies, photons = fine_spectrum(beam)
+    water, _ = mass_attenuation_cm2_g("water", energies)
+    rows = [photons * energies * GY_G_PER_MEV, primary_fraction(energies, kernels), water]
     for medium in _MATERIALS:
-        coefficient, electrons = mass_attenuation_cm2_g(medium, beam.energies_mev)
+        coefficient, electrons = mass_attenuation_cm2_g(medium, energies)
         rows.append(coefficient - electrons * water)
     return np.array(rows)
 
