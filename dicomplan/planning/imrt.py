@@ -1,0 +1,138 @@
+"""Intensity-modulated planning: fluence, segments, metersets, judged on the accurate dose and done again where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomplan.beams.beamlets import BeamletMap
+from dicomplan.beams.delivery import BeamDelivery
+from dicomplan.dose.engines import DoseEngine, beam_doses, course_dose, plane_of_beamlets
+from dicomplan.dose.influence import FactorisedInfluence
+from dicomplan.dose.volume import DoseVolume
+from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
+from dicomplan.optimization.build import BuiltProblem, build, regions
+from dicomplan.optimization.smoothing import Smoothing
+from dicomplan.optimization.solver import Solution, SolverSettings, solve
+from dicomplan.plan.derive import ObjectiveSpec, reweighted
+from dicomplan.plan.template import StructureGoal
+from dicomplan.planning.case import PlanningCase, goal_values, plan_loss, shortfall
+from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
+
+FloatArray = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
+
+SMOOTHING_WEIGHT = 0.002
+"""Weight of the fluence's roughness, relative to squares of (dose / prescription)."""
+
+_ACROSS = 0.5  # roughness across leaves counts less than along them: leaf pairs are independent
+_FIRST = SolverSettings(max_iterations=200)
+_AGAIN = SolverSettings(max_iterations=80)
+_ROUNDS = 3  # of reweighting unmet goals
+_RAISE = 3.0  # the weight of an unmet goal grows by this in each round
+
+
+@dataclass(frozen=True)
+class IdealPlan:
+    """The optimised fluence: ``fluences_mu`` per beam (MU of one fraction), its dose, and the objective of each pass.
+
+    ``specs`` are the objectives as they were weighted in the end.
+    """
+
+    fluences_mu: tuple[FloatArray, ...]
+    dose: DoseVolume
+    values: Mapping[StructureGoal, float]
+    specs: tuple[ObjectiveSpec, ...]
+    iterations: int
+    objective: tuple[float, ...]
+
+
+def plan_smoothing(maps: Sequence[BeamletMap]) -> Smoothing:
+    """Neighbours along and across the leaves of every beam."""
+    first, second, weight, start = [], [], [], 0
+    for one in maps:
+        for pairs, strength in ((one.along_leaf(), 1.0), (one.across_leaves(), _ACROSS)):
+            first.append(pairs[0] + start)
+            second.append(pairs[1] + start)
+            weight.append(np.full(len(pairs[0]), strength))
+        start += one.count
+    return Smoothing(np.concatenate(first), np.concatenate(second), np.concatenate(weight), SMOOTHING_WEIGHT)
+
+
+def fluence_dose(
+    engine: DoseEngine, maps: Sequence[BeamletMap], fluences_mu: Sequence[FloatArray], case: PlanningCase
+) -> DoseVolume:
+    """Dose of the course that a fluence would give, by an engine, before sequencing."""
+    doses = []
+    for one, fluence in zip(maps, fluences_mu, strict=True):
+        plane = plane_of_beamlets(one.filled(fluence), one.x_edges_mm, one.y_edges_mm, case.machine)
+        doses.append(engine.dose_gy_per_fraction(one.beam, plane))
+    return course_dose(engine.grid, doses, case.resolved.fractions)
+
+
+def delivered_dose(engine: DoseEngine, deliveries: Sequence[BeamDelivery], case: PlanningCase) -> DoseVolume:
+    """Dose of the course of the deliveries' control points, by an engine."""
+    return course_dose(engine.grid, beam_doses(engine, deliveries, case.machine), case.resolved.fractions)
+
+
+def raised(
+    specs: Sequence[ObjectiveSpec], values: Mapping[StructureGoal, float], factor: float = _RAISE
+) -> tuple[ObjectiveSpec, ...]:
+    """The objectives with more weight on goals that are not met."""
+    unmet = {goal: factor for goal, value in values.items() if not goal.hard and shortfall(goal, value) > 0}
+    return reweighted(specs, unmet)
+
+
+def optimise_fluence(
+    case: PlanningCase,
+    operator: FactorisedInfluence,
+    voxels: OptimizationVoxels,
+    specs: Sequence[ObjectiveSpec],
+    engine: DoseEngine,
+    progress: ProgressCallback = ignore_progress,
+    cancel: Cancel | None = None,
+) -> IdealPlan:
+    """The fluence that serves the objectives best; goals it misses get more weight and it is optimised again.
+
+    The plan with the least :func:`~dicomplan.planning.case.plan_loss` on the engine's dose of the fluence is kept.
+    """
+    maps = [beam.beamlets for beam in operator.beams]
+    sets = voxel_sets(case, voxels, regions(specs))
+    smoothing = plan_smoothing(maps)
+    scale = case.resolved.highest_level_gy
+    current, best = tuple(specs), None
+    solution: Solution | None = None
+    offset: FloatArray | None = None
+    objective: list[float] = []
+    iterations = 0
+    for turn in range(_ROUNDS):
+        built: BuiltProblem = build(current, sets, scale, smoothing)
+        solution = solve(
+            operator,
+            built.problem,
+            warm_start=solution,
+            dose_offset_gy=offset,
+            settings=_FIRST if turn == 0 else _AGAIN,
+            progress=progress,
+            cancel=cancel,
+        )
+        iterations += solution.iterations
+        objective.append(solution.objective[-1])
+        progress(Progress("optimize", "dose of the fluence"))
+        fluences = tuple(operator.split(solution.fluence))
+        dose = fluence_dose(engine, maps, fluences, case)
+        values = goal_values(case, dose.dose_gy)
+        found = IdealPlan(fluences, dose, values, current, iterations, tuple(objective))
+        if best is None or plan_loss(values) < plan_loss(best.values):
+            best = found
+        # what the accurate engine says otherwise is held while the fluence is optimised again
+        plain = np.asarray(operator.forward(solution.fluence), dtype=np.float64)
+        offset = dose.dose_gy.ravel()[voxels.indices].astype(np.float64) - plain
+        if plan_loss(values) == (0.0, 0.0):
+            break
+        current = raised(current, values)
+    assert best is not None
+    return replace(best, iterations=iterations, objective=tuple(objective))
