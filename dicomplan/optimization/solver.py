@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
@@ -94,6 +95,9 @@ def solve(
 ) -> Solution:
     """Fluence that minimises the problem, no beamlet negative; deterministic.
 
+    The bits are the same each time where linear algebra runs on one thread (``OPENBLAS_NUM_THREADS=1`` before scipy is
+    loaded): OpenBLAS cuts dot products of more than 10,000 beamlets by the number of threads.
+
     The dose is ``dose_factor`` (scalar or (voxels,)) times ``operator.forward(fluence)`` plus ``dose_offset_gy``
     (voxels,). It begins at ``warm_start`` (with its multipliers, where the number of constraints and voxels agrees), else at
     ``start`` (beamlets,) scaled by the factor that is best for the terms, else at an even fluence scaled likewise.
@@ -112,19 +116,20 @@ def solve(
 def scaled_start(problem: Problem, even_dose_gy: FloatArray, offset_gy: FloatArray) -> float:
     """The factor t > 0 for which ``t even_dose_gy + offset_gy`` (each (voxels,)) makes the sum of the terms least.
 
-    A bounded search between 0.01 and 2 times the factor that gives the hottest voxel ``scale_gy``; no dose is calculated.
+    A search between a hundredth and a hundred times the factor that gives the hottest voxel ``scale_gy``; no dose is
+    calculated.
     """
     from scipy.optimize import minimize_scalar
 
     unit = problem.scale_gy / float(even_dose_gy.max())
     gradient = np.empty_like(even_dose_gy)
 
-    def value(factor: float) -> float:
-        dose = factor * unit * even_dose_gy + offset_gy
+    def value(logarithm: float) -> float:
+        dose = math.exp(logarithm) * unit * even_dose_gy + offset_gy
         return sum(add_term(term, dose, problem.scale_gy, gradient) for term in problem.terms)
 
-    found = minimize_scalar(value, bounds=(0.01, 2.0), method="bounded", options={"xatol": 1e-3})
-    return float(found.x) * unit
+    found = minimize_scalar(value, bounds=(math.log(0.01), math.log(100.0)), method="bounded", options={"xatol": 1e-3})
+    return math.exp(float(found.x)) * unit
 
 
 @dataclass
