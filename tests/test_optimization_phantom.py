@@ -62,7 +62,7 @@ class Case:
         return [(one, evaluate(one.goal.metric, self.samples(solution, one.structure), one.goal.unit)) for one in asked]
 
 
-@pytest.mark.parametrize("limit_gy", [30.0, 20.0])
+@pytest.mark.parametrize("limit_gy", [30.0, 15.0])
 def test_a_target_wrapped_round_an_organ_is_covered_while_the_organ_is_held(limit_gy):
     free = Case(parse_template(C_SHAPE.format(constraints="")), c_shape())
     without = free.plan()
@@ -74,12 +74,7 @@ def test_a_target_wrapped_round_an_organ_is_covered_while_the_organ_is_held(limi
     assert solution.limits_met
     # aimed 1 % lower, and at every voxel
     assert held.samples(solution, "Core").max_gy <= 0.991 * limit_gy
-    assert (
-        held.samples(solution, "OuterTarget").coldest_gy(0.05 * held.samples(solution, "OuterTarget").volume_cc) > 46.0
-    )
-    covered = {one.goal.text: one.goal.met(value) for one, value in held.values(solution)}
-    assert covered["D95% >= 47.5 Gy"] or limit_gy < 25.0
-    assert covered["D2% <= 55 Gy"]
+    assert all(one.goal.met(value) for one, value in held.values(solution))
 
 
 def test_the_head_and_neck_template_is_pursued_in_its_order():

@@ -1,7 +1,7 @@
 """Numba kernels of the objective: sums over the voxels of one structure and their gradients.
 
-They run on one thread: a structure of 300,000 voxels takes about a millisecond, less than waking threads that other
-work keeps busy, and sums have one order whatever the number of threads.
+They run on one thread: a structure of 300,000 voxels takes half a millisecond to five, the dose itself
+a hundred, and sums have one order whatever the number of threads.
 """
 
 from __future__ import annotations
