@@ -59,6 +59,7 @@ class ByteSource:
 
     def read(self, most: int = MAX_OBJECT_BYTES) -> bytes:
         """The first ``most`` bytes. Raises UsageError if it cannot be read, InputError if it changed or is damaged."""
+        most = min(most, self.size)  # a buffer of that size is taken at once
         if self.archive is not None and self.member is not None:
             with _zip_errors(self.path), self.archive.open(self.member) as member:
                 return member.read(most)

@@ -63,9 +63,9 @@ def series_geometry(
     ``patient_position`` replaces what the headers say; ``repair`` accepts gaps of one missing slice, to be interpolated.
     Raises InputError (file, tag, found, expected) where there is no one grid: a mixed or impossible matrix, spacing,
     orientation or frame of reference, gantry tilt, two slices at one position, missing slices, uneven spacing.
-    What
-    forbids only planning is in ``refusals``: no frame of reference, a single slice, planes off the patient's axes, and a PatientPosition
-    that is absent, mixed or contradicts the orientation (a stated one may contradict it, with a warning).
+    What forbids only planning is in ``refusals``: no frame of reference, a single slice, planes off the patient's axes,
+    and a PatientPosition that is absent, mixed or contradicts the orientation (a stated one may contradict it, with a
+    warning).
     """
     objects = slices_of(objects)
     first = objects[0]

@@ -41,6 +41,7 @@ _ION_PLAN = "1.2.840.10008.5.1.4.1.1.481.8"
 _BARE_STARTS = (b"\x02\x00\x00\x00", b"\x02\x00\x01\x00", b"\x02\x00\x02\x00", b"\x08\x00", b"\x00\x08\x00")
 # The file meta information of real files ends within a few hundred bytes.
 _META_BYTES = 16 * 1024
+_PIECE_BYTES = 4 * 1024**2
 _META_GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 
 
@@ -191,6 +192,9 @@ def _scan_findings(counts: Counter[str], skipped: Skipped) -> Iterator[Finding]:
     if counts["unidentified"]:
         message = f"{counts['unidentified']} DICOM files without a SOP instance UID were left alone"
         yield Finding("warning", message, tag="SOPInstanceUID (0008,0018)")
+    if counts["unreadable"]:
+        message = f"{counts['unreadable']} files that begin like DICOM without a preamble cannot be read, left alone"
+        yield Finding("warning", message)
     if counts["copies"]:
         yield Finding("info", f"{counts['copies']} identical copies of objects were counted once")
     if counts["conflicts"]:
@@ -250,14 +254,14 @@ def _object(source: ByteSource, counts: Counter[str]) -> DicomObject | None:
     except InputError:
         if certain:
             raise
-        counts["foreign"] += 1
+        counts["unreadable" if head.startswith(_BARE_STARTS[:-1]) else "foreign"] += 1
         return None
     if directory:
         counts["directories"] += 1
         return None
     if uid:
         return item
-    if certain and modality in _PLANNED_ON:
+    if certain and modality in ("", *_PLANNED_ON):
         raise InputError("is missing", file=source.name, tag="SOPInstanceUID (0008,0018)")
     counts["unidentified" if certain else "foreign"] += 1
     return None
@@ -306,14 +310,22 @@ def _check_deflated(stream: BinaryIO, file: str) -> None:
     if not stated:
         raise InputError("a deflated object without the length of its file meta information", file=file)
     stream.seek(144 + length)
-    try:
-        inflated = len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(), MAX_INFLATED_BYTES + 1))
-    except zlib.error:
-        return
-    finally:
-        stream.seek(0)
+    inflated = _inflated_bytes(stream.read(), MAX_INFLATED_BYTES)
+    stream.seek(0)
     if inflated > MAX_INFLATED_BYTES:
         raise InputError(f"the object inflates to more than {MAX_INFLATED_BYTES // 1024**2} MiB", file=file)
+
+
+def _inflated_bytes(packed: bytes, most: int) -> int:
+    """Size that a raw deflate stream inflates to, counted piece by piece until it is beyond ``most``; 0 if damaged."""
+    inflater, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    try:
+        while packed and not inflater.eof and count <= most:
+            count += len(inflater.decompress(packed, _PIECE_BYTES))
+            packed = inflater.unconsumed_tail
+    except zlib.error:
+        return 0
+    return count
 
 
 def _is_whole(dataset: Dataset, size: int | None) -> bool:

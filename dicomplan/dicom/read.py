@@ -110,6 +110,8 @@ def _source(geometry: SeriesGeometry, structure_set: DicomObject | None, first: 
     study_uid = at.text(first.header, "StudyInstanceUID")
     if not study_uid:
         raise InputError("is missing", file=first.file, tag=at.tag_name("StudyInstanceUID"))
+    if not geometry.grid.frame_of_reference_uid:
+        raise InputError("is missing", file=first.file, tag=at.tag_name("FrameOfReferenceUID"))
     files: dict[ByteSource, DicomObject] = {}
     for member in geometry.read_objects:
         files.setdefault(member.source, member)
