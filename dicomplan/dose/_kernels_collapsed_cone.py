@@ -33,6 +33,31 @@ def source_ranges(primary, scatter):
     return found
 
 
+@kernel(parallel=True)
+def balance(primary, scatter, origin, spacing, axis, totals, step, primary_out, scatter_out):
+    """Released energy (z, y, x) over the sum of the cones' shares for the ray through each voxel.
+
+    ``origin``: centre of voxel [0, 0, 0] seen from the source, ``axis`` the beam's direction (local x, y, z). ``totals``
+    (2, n): the sums at tilts of 1 - cosine = 0, ``step``, 2 ``step``...
+    """
+    planes, rows, width = primary.shape
+    last = totals.shape[1] - 2
+    for z in prange(planes):
+        pz = origin[2] + z * spacing[2]
+        for y in range(rows):
+            py = origin[1] + y * spacing[1]
+            for x in range(width):
+                if primary[z, y, x] == 0 and scatter[z, y, x] == 0:
+                    continue
+                px = origin[0] + x * spacing[0]
+                cosine = (px * axis[0] + py * axis[1] + pz * axis[2]) / np.sqrt(px * px + py * py + pz * pz)
+                place = (1.0 - cosine) / step
+                i = min(max(int(place), 0), last)
+                share = min(place - i, 1.0)
+                primary_out[z, y, x] = primary[z, y, x] / (totals[0, i] + share * (totals[0, i + 1] - totals[0, i]))
+                scatter_out[z, y, x] = scatter[z, y, x] / (totals[1, i] + share * (totals[1, i + 1] - totals[1, i]))
+
+
 @kernel()
 def _blend(near, far, share, out):
     """out = near and far blended by ``share``."""

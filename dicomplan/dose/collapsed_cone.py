@@ -34,6 +34,9 @@ CONES = 96
 
 _GROUPS = 4  # of directions, summed apart: fixed, so that the dose does not depend on the number of threads
 
+_TILT_STEP = 0.002  # of 1 - cosine, for the sums of the shares
+_TILTS = 100
+
 # array axes (march, u, v) for the direction's leading local axis x, y, z; v keeps x contiguous where it can
 _LAYOUT = {0: (2, 0, 1), 1: (1, 0, 2), 2: (0, 1, 2)}
 
@@ -66,7 +69,7 @@ def transport(released: Terma, frame: BeamFrame, cones: ConeSet) -> Float32Array
     # the cones' third axis runs with the beam
     axes = np.array([frame.x_axis, -frame.y_axis, -frame.z_axis])
     local = grid.local_from_patient(cones.direction @ axes)
-    correction = _normalised_table(cones)
+    balanced = (*_balanced(released, frame, cones), released.electron_relative)
     leading = np.argmax(np.abs(local), axis=1)
     origin = grid.local_origin_mm - grid.local_from_patient(frame.source_mm)
     step = np.diag(grid.spacing_mm[::-1])
@@ -76,10 +79,7 @@ def transport(released: Terma, frame: BeamFrame, cones: ConeSet) -> Float32Array
         if not chosen.size:
             continue
         layout = _LAYOUT[axis]
-        primary, scatter, electron = (
-            np.ascontiguousarray(np.transpose(volume, layout))
-            for volume in (released.primary, released.scatter, released.electron_relative)
-        )
+        primary, scatter, electron = (np.ascontiguousarray(np.transpose(volume, layout)) for volume in balanced)
         # local axis (x, y, z) of the march, u and v axes
         march, u, v = (2 - k for k in layout)
         spacing = step.diagonal()
@@ -100,7 +100,7 @@ def transport(released: Terma, frame: BeamFrame, cones: ConeSet) -> Float32Array
             step[u].copy(),
             step[v].copy(),
             directions,
-            correction[chosen],
+            cones.table[chosen],
             cones.limits[chosen],
             steps_cm,
         )
@@ -110,11 +110,29 @@ def transport(released: Terma, frame: BeamFrame, cones: ConeSet) -> Float32Array
     return dose
 
 
-def _normalised_table(cones: ConeSet) -> FloatArray:
-    """The cones' table with the shares of a ray on the axis summing to one."""
-    table = cones.table.copy()
-    axis = cones.direction[:, 2]
-    for row in (1, 4):
-        total = (table[:, row, 0] + axis * (table[:, row, 1] + axis * table[:, row, 2])).sum()
-        table[:, row] /= total
-    return table
+def _balanced(released: Terma, frame: BeamFrame, cones: ConeSet) -> tuple[Float32Array, Float32Array]:
+    """Primary and scattered energy such that the cones' shares of it add up to what is released, whatever the ray."""
+    from dicomplan.dose import _kernels_collapsed_cone as kernels
+
+    grid = released.grid
+    tilt = np.arccos(1.0 - _TILT_STEP * np.arange(_TILTS))
+    azimuth = 2.0 * np.pi * np.arange(8) / 8
+    sine = np.sin(tilt)[:, None]
+    rays = np.stack(
+        [sine * np.cos(azimuth), sine * np.sin(azimuth), np.broadcast_to(np.cos(tilt)[:, None], (_TILTS, 8))]
+    )
+    cosine = np.clip(np.einsum("nk,kta->nta", cones.direction, rays), *cones.limits.T[:, :, None, None])
+    totals = np.array([cones.values(row, cosine).sum(axis=0).mean(axis=1) for row in (1, 4)])
+    primary, scatter = np.zeros_like(released.primary), np.zeros_like(released.scatter)
+    kernels.balance(
+        released.primary,
+        released.scatter,
+        grid.local_origin_mm - grid.local_from_patient(frame.source_mm),
+        np.array(grid.spacing_mm[::-1]),
+        grid.local_from_patient(-frame.z_axis),
+        totals,
+        _TILT_STEP,
+        primary,
+        scatter,
+    )
+    return primary, scatter

@@ -69,6 +69,12 @@ class ConeSet:
     table: FloatArray
     limits: FloatArray
 
+    def values(self, row: int, cosine: FloatArray) -> FloatArray:
+        """Quadratic ``row`` of every direction at cosines (n, ...) within the limits, same shape."""
+        c0, c1, c2 = self.table[:, row].T.reshape((3, -1) + (1,) * (cosine.ndim - 1))
+        value: FloatArray = c0 + cosine * (c1 + cosine * c2)
+        return value
+
 
 def fine_spectrum(beam: BeamModel) -> tuple[FloatArray, FloatArray]:
     """Energies (MeV) and photons (sum 1) of the beam's spectrum with three points in each bin (Gauss-Legendre).
