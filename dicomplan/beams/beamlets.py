@@ -81,7 +81,7 @@ def beamlets(
     first, last = int(np.floor(low_x / BEAMLET_MM)), int(np.ceil(high_x / BEAMLET_MM))
     if last <= first:
         raise ValueError("the targets lie beyond the reach of the leaves")
-    x_edges = np.arange(first, last + 1) * BEAMLET_MM
+    x_edges: FloatArray = np.arange(first, last + 1, dtype=np.float64) * BEAMLET_MM
     active = _near(projected, x_edges, boundaries, margin_mm)
     rows = np.flatnonzero(active.any(axis=1))
     if len(rows) == 0:
@@ -94,9 +94,7 @@ def beamlets(
     return BeamletMap(beam, int(rows[0]), x_edges, boundaries[rows[0] : rows[-1] + 2], filled)
 
 
-def _near(
-    projected: FloatArray, x_edges: FloatArray, y_edges: FloatArray, margin_mm: float
-) -> NDArray[np.bool_]:
+def _near(projected: FloatArray, x_edges: FloatArray, y_edges: FloatArray, margin_mm: float) -> NDArray[np.bool_]:
     """(rows, cols) whether a cell is nearer than the margin to a projected point, by a disc on a 1 mm raster."""
     from scipy.ndimage import distance_transform_edt
 

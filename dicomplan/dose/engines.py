@@ -30,6 +30,7 @@ IntArray = NDArray[np.int64]
 FIELD_MARGIN_MM = 20.0
 """What leaks through leaves and jaws is followed so far beyond the open field, at isocentre."""
 
+
 class DoseEngine(Protocol):
     """Computes dose on a grid from fluence planes."""
 
@@ -41,6 +42,7 @@ class DoseEngine(Protocol):
     def dose_gy_per_fraction(self, beam: Beam, plane: FluencePlane) -> Float32Array:
         """Dose (z, y, x) in Gy of one fraction of a plane (MU); 0 outside BODY."""
         ...
+
 
 @dataclass(frozen=True)
 class PencilBeamEngine:
@@ -81,15 +83,18 @@ class PencilBeamEngine:
         scaled = FluencePlane(plane.values * photons, plane.x_mm, plane.y_mm)
         return pencil_beam_dose(scaled, self.samples(beam), blurred_sigma_mm(self.kernel, self.machine))
 
+
 def delivery_plane(delivery: BeamDelivery, machine: MachineModel) -> FluencePlane:
     """Fluence plane of one beam's control points, from leaf and jaw positions and metersets alone (1 mm pixels)."""
     x_range, y_range = field_range_mm(delivery.segments, machine, FIELD_MARGIN_MM)
     x_mm, y_mm = plane_axes(x_range, y_range)
     return delivered_plane(delivery.segments, machine, x_mm, y_mm)
 
+
 def beam_doses(engine: DoseEngine, deliveries: Sequence[BeamDelivery], machine: MachineModel) -> list[Float32Array]:
     """Dose (z, y, x) of one fraction of each beam, Gy."""
     return [engine.dose_gy_per_fraction(item.beam, delivery_plane(item, machine)) for item in deliveries]
+
 
 def course_dose(grid: VoxelGrid, doses_gy: Sequence[Float32Array], fractions: int) -> DoseVolume:
     """The sum of single beams' doses of one fraction, for the whole course."""
@@ -98,15 +103,19 @@ def course_dose(grid: VoxelGrid, doses_gy: Sequence[Float32Array], fractions: in
         total += dose
     return DoseVolume(grid, (total * fractions).astype(np.float32))
 
+
 def plane_of_beamlets(
     cells: NDArray[np.float64], x_edges_mm: NDArray[np.float64], y_edges_mm: NDArray[np.float64], machine: MachineModel
 ) -> FluencePlane:
     """A beamlet map (rows, cols) in MU as a fluence plane: each beamlet open for its MU, nothing leaks elsewhere."""
     from dicomplan.dose.fluence import box_overlap, profile_factor
 
-    x_mm, y_mm = plane_axes((float(x_edges_mm[0]), float(x_edges_mm[-1])), (float(y_edges_mm[0]), float(y_edges_mm[-1])))
+    x_mm, y_mm = plane_axes(
+        (float(x_edges_mm[0]), float(x_edges_mm[-1])), (float(y_edges_mm[0]), float(y_edges_mm[-1]))
+    )
     along = box_overlap(x_edges_mm[:-1], x_edges_mm[1:], x_mm)
     across = box_overlap(y_edges_mm[:-1], y_edges_mm[1:], y_mm)
     return FluencePlane(across.T @ cells @ along * profile_factor(machine.beam, x_mm, y_mm), x_mm, y_mm)
+
 
 Engines = Mapping[str, DoseEngine]

@@ -43,12 +43,14 @@ def plane_axes(
     x_range_mm: tuple[float, float], y_range_mm: tuple[float, float], step_mm: float = PLANE_STEP_MM
 ) -> tuple[FloatArray, FloatArray]:
     """Pixel centres (x, y) of a plane that holds both ranges; pixel edges at whole multiples of ``step_mm``."""
-    axes = []
-    for low, high in (x_range_mm, y_range_mm):
-        first = int(np.floor(low / step_mm + 1e-9))
-        last = max(int(np.ceil(high / step_mm - 1e-9)), first + 2)
-        axes.append((np.arange(first, last) + 0.5) * step_mm)
-    return axes[0], axes[1]
+    return _centres(*x_range_mm, step_mm), _centres(*y_range_mm, step_mm)
+
+
+def _centres(low_mm: float, high_mm: float, step_mm: float) -> FloatArray:
+    first = int(np.floor(low_mm / step_mm + 1e-9))
+    last = max(int(np.ceil(high_mm / step_mm - 1e-9)), first + 2)
+    centres: FloatArray = (np.arange(first, last, dtype=np.float64) + 0.5) * step_mm
+    return centres
 
 
 def source_sigma_mm(beam: BeamModel, source_axis_distance_mm: float) -> float:

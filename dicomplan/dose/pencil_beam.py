@@ -29,6 +29,7 @@ Float32Array = NDArray[np.float32]
 LATERAL_SIGMA_MM = 10.0
 """Densities are averaged with this Gaussian where they scale the kernel's width: about the reach of its electrons."""
 
+
 @dataclass(frozen=True)
 class Layer:
     """Gaussians ``first`` to ``last`` (exclusive) of the kernel: sampled every ``step_mm``, up to ``reach_mm`` beyond

@@ -21,13 +21,25 @@ FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class WantedFluence:
+    """What one delivery was sequenced from: ``fluence_mu`` (rows, cols) on the edges (mm at isocentre) given.
+
+    ``first_leaf_pair`` (from 0) is that of the first row.
+    """
+
+    fluence_mu: FloatArray
+    x_edges_mm: FloatArray
+    y_edges_mm: FloatArray
+    first_leaf_pair: int
+
+
+@dataclass(frozen=True)
 class SequencedPlan:
-    """Deliveries of all beams and, per optimised beam, the fluence error that sequencing left."""
+    """Deliveries of all beams with the fluence that each was to give, and the error left of each optimised beam's."""
 
     deliveries: tuple[BeamDelivery, ...]
     errors: tuple[FluenceError, ...]
-    origin: tuple[int, ...]
-    """For each delivery, the index of the optimised beam it belongs to."""
+    wanted: tuple[WantedFluence, ...]
 
 
 def sequence_plan(
@@ -40,8 +52,8 @@ def sequence_plan(
     split into carriage groups.
     """
     deliveries: list[BeamDelivery] = []
-    errors, origin = [], []
-    for index, (one, fluence) in enumerate(zip(maps, fluences_mu, strict=True)):
+    errors, sources = [], []
+    for one, fluence in zip(maps, fluences_mu, strict=True):
         wanted = one.filled(np.maximum(fluence, 0.0))
         wanted[wanted < 0.25 * step_mu] = 0.0
         delivered = np.zeros_like(wanted)
@@ -53,9 +65,9 @@ def sequence_plan(
             if done.segments:
                 suffix = chr(ord("a") + part) if len(groups) > 1 else ""
                 deliveries.append(BeamDelivery(_named(one.beam, len(deliveries) + 1, suffix), done.segments))
-                origin.append(index)
+                sources.append(WantedFluence(wanted[:, columns] * share, edges, one.y_edges_mm, one.first_leaf_pair))
         errors.append(fluence_error(delivered, wanted))
-    return SequencedPlan(tuple(deliveries), tuple(errors), tuple(origin))
+    return SequencedPlan(tuple(deliveries), tuple(errors), tuple(sources))
 
 
 def _named(beam: Beam, number: int, suffix: str) -> Beam:

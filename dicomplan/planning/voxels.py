@@ -80,9 +80,7 @@ def reachable_fraction(case: PlanningCase, structure: str) -> Float32Array:
     return part
 
 
-def _voxel_set(
-    name: str, fraction: Float32Array, voxels: OptimizationVoxels, voxel_cc: float
-) -> VoxelSet | None:
+def _voxel_set(name: str, fraction: Float32Array, voxels: OptimizationVoxels, voxel_cc: float) -> VoxelSet | None:
     used = np.flatnonzero(fraction > 1e-3)
     if len(used) == 0:
         return None

@@ -7,7 +7,9 @@ import sys
 
 from dicomplan.errors import UsageError
 
-_LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# Linear algebra runs on one thread: dot products that are split over threads add up in another order, and the bits of
+# a plan must not depend on the number of threads.
+_SINGLE = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def usable_cores() -> int:
@@ -18,7 +20,7 @@ def usable_cores() -> int:
 
 
 def set_threads(count: int | None) -> int:
-    """Use ``count`` threads for kernels and linear algebra (None: as the environment says, else all usable cores).
+    """Use ``count`` threads for kernels (None: as the environment says, else all usable cores), one for linear algebra.
 
     Where numba is not loaded yet, the environment variables that it and the linear algebra libraries read when they
     are loaded are set (inherited by workers); else numba is told, which cannot go above the number it started with.
@@ -26,6 +28,8 @@ def set_threads(count: int | None) -> int:
     """
     if count is not None and count < 1:
         raise UsageError(f"the number of threads must be at least 1, not {count}")
+    for name in _SINGLE:
+        os.environ[name] = "1"
     numba = sys.modules.get("numba")
     if numba is not None:
         most = int(numba.config.NUMBA_NUM_THREADS)
@@ -33,7 +37,7 @@ def set_threads(count: int | None) -> int:
             numba.set_num_threads(min(count, most))
         return int(numba.get_num_threads())
     if count is not None:
-        for name in ("NUMBA_NUM_THREADS", *_LIBRARIES):
+        for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
             os.environ[name] = str(count)
         return count
     stated = os.environ.get("NUMBA_NUM_THREADS", "")

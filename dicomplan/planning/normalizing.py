@@ -1,0 +1,109 @@
+"""Normalisation: one factor on all metersets, so that a wanted dose is reached and no hard limit is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from dicomplan.beams.delivery import BeamDelivery, Segment
+from dicomplan.metrics.dvh import DoseSamples, evaluate
+from dicomplan.metrics.sampling import dose_samples
+from dicomplan.plan.template import StructureGoal
+from dicomplan.planning.case import Float32Array, PlanningCase
+from dicomplan.sequencing.step_and_shoot import rounded
+
+_LEAST, _MOST = 0.2, 5.0  # a plan that needs another factor than this is not of this prescription
+_STEPS = 60
+
+
+@dataclass(frozen=True)
+class NormalizationResult:
+    """``factor`` that was applied, ``wanted`` the one that the template asks for, and ``limited_by`` what kept it away."""
+
+    factor: float
+    wanted: float
+    limited_by: str | None = None
+
+
+def scaled_samples(samples: DoseSamples, factor: float) -> DoseSamples:
+    """The samples of the same structure in a dose multiplied by ``factor`` > 0."""
+    return replace(
+        samples,
+        edges_gy=samples.edges_gy * factor,
+        mean_gy=samples.mean_gy * factor,
+        max_gy=samples.max_gy * factor,
+        min_gy=samples.min_gy * factor,
+        lowest_gy=samples.lowest_gy * factor,
+        highest_gy=samples.highest_gy * factor,
+        resolution_gy=samples.resolution_gy * factor,
+    )
+
+
+def normalization(case: PlanningCase, dose_gy: Float32Array) -> NormalizationResult | None:
+    """The factor for the template's normalisation on a dose (Gy of the course); None where it asks for none.
+
+    The factor is lowered as far as the upper hard constraints that are met without it stay met.
+    """
+    wish = case.resolved.normalize
+    if wish is None:
+        return None
+    samples = dose_samples(case.coverages[wish.structure], dose_gy, case.density.grid)
+    if samples.volume_cc <= 0:
+        return NormalizationResult(1.0, 1.0, f"{wish.structure} is empty")
+    metric, unit, limit = wish.goal.metric, wish.goal.unit, wish.goal.limit
+    wanted = _first_factor(lambda factor: evaluate(metric, scaled_samples(samples, factor), unit) >= limit)
+    factor, limited_by = wanted, None
+    for constraint in case.resolved.constraints:
+        if not constraint.goal.at_most:
+            continue
+        allowed = _allowed(case, constraint, dose_gy, factor)
+        if allowed < factor:
+            factor, limited_by = allowed, f"{constraint.structure} {constraint.goal.text}"
+    return NormalizationResult(factor, wanted, limited_by)
+
+
+def _allowed(case: PlanningCase, constraint: StructureGoal, dose_gy: Float32Array, factor: float) -> float:
+    """The greatest factor, at most ``factor``, that keeps a constraint; ``factor`` itself where it is broken at 1."""
+    samples = dose_samples(case.coverages[constraint.structure], dose_gy, case.density.grid)
+    goal = constraint.goal
+    if samples.volume_cc <= 0 or factor <= 1.0:
+        return factor
+
+    def broken(value: float) -> bool:
+        return not goal.met(evaluate(goal.metric, scaled_samples(samples, value), goal.unit))
+
+    if not broken(factor) or broken(1.0):
+        return factor
+    low, high = 1.0, factor
+    for _ in range(_STEPS):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if broken(middle) else (middle, high)
+    return low
+
+
+def _first_factor(reached: Callable[[float], bool]) -> float:
+    """The least factor for which a growing condition holds, by bisection within the range of sense."""
+    low, high = _LEAST, _MOST
+    if reached(low):
+        return low
+    if not reached(high):
+        return high
+    for _ in range(_STEPS):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return high
+
+
+def scaled_deliveries(
+    deliveries: Sequence[BeamDelivery], factor: float, least_mu: float = 0.0
+) -> tuple[BeamDelivery, ...]:
+    """The deliveries with all metersets multiplied, none below ``least_mu``, to the digits that are printed."""
+    return tuple(
+        replace(
+            item,
+            segments=tuple(
+                rounded(Segment(one.aperture, max(one.meterset_mu * factor, least_mu))) for one in item.segments
+            ),
+        )
+        for item in deliveries
+    )

@@ -1,0 +1,193 @@
+"""``plan.json``: what was planned, how well, and how, as one document (INTERFACE.md)."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dicomplan import DISCLAIMER, __version__
+from dicomplan.dose.volume import DoseVolume
+from dicomplan.evaluation.indices import conformity_index, homogeneity_index, structure_metrics
+from dicomplan.evaluation.scorecard import GoalResult, score
+from dicomplan.events import Finding
+from dicomplan.metrics.dvh import DoseSamples
+from dicomplan.metrics.sampling import dose_samples
+from dicomplan.plan.matching import BODY
+
+if TYPE_CHECKING:
+    from dicomplan.workflow.plan import Result
+
+_LIBRARIES = ("numpy", "scipy", "numba", "pydicom", "rt-utils", "contourpy")
+_MOST_MU_PER_PRESCRIPTION = 5.0
+"""Metersets beyond so many times those of an open field are worth a warning: much modulation, much leakage."""
+
+
+def samples_of(result: Result, dose: DoseVolume | None) -> dict[str, DoseSamples | None]:
+    """The dose in every structure, by canonical name; None for each where there is no dose."""
+    coverages = result.setup.structures.by_name
+    if dose is None:
+        return dict.fromkeys(coverages)
+    return {name: dose_samples(coverage, dose.dose_gy, dose.grid) for name, coverage in coverages.items()}
+
+
+def judged(result: Result) -> tuple[GoalResult, ...]:
+    """The scorecard: hard constraints, then goals; judged on the final dose (nothing, where there is none)."""
+    resolved = result.setup.resolved
+    if result.final is None:
+        return ()
+    wanted = (*resolved.constraints, *resolved.goals)
+    return score(wanted, samples_of(result, result.ideal.dose), samples_of(result, result.final))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the plan."""
+    found = {"dicomplan": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def plan_document(
+    result: Result,
+    status: str,
+    scores: Sequence[GoalResult],
+    findings: Sequence[Finding],
+    *,
+    identify: bool,
+    created: datetime,
+) -> dict[str, Any]:
+    """The document without its timings; it names neither patient nor input files unless ``identify``."""
+    setup, resolved = result.setup, result.setup.resolved
+    grid = setup.case.density.grid
+    ideal, final = samples_of(result, result.ideal.dose), samples_of(result, result.final)
+    segments = sum(len(item.segments) for item in result.deliveries)
+    total_mu = sum(item.meterset_mu for item in result.deliveries)
+    notes = [*findings, *_plan_findings(result, total_mu)]
+    document: dict[str, Any] = {
+        "schema": 1,
+        "dicomplan": __version__,
+        "status": status,
+        "disclaimer": DISCLAIMER,
+        "created": created.isoformat(),
+        "inputs": [asdict(item) for item in setup.study.source.inputs],
+        "template": yaml.safe_load(resolved.template.source),
+        "machine": setup.case.machine.name,
+        "prescription": {
+            "fractions": resolved.fractions,
+            "targets": {target.name: target.dose_gy for target in resolved.targets},
+        },
+        "grid": {"shape": list(grid.shape), "spacing_mm": list(grid.spacing_mm)},
+        "patient_position": setup.case.patient_position,
+        "engines": {"influence": "pencil_beam", "final": resolved.template.dose.final},
+        "isocenter_mm": list(setup.isocenter_mm),
+        "beams": [
+            {
+                "number": item.beam.number,
+                "name": item.beam.name,
+                "gantry_angle_deg": item.beam.gantry_angle_deg,
+                "couch_angle_deg": item.beam.couch_angle_deg,
+                "collimator_angle_deg": item.beam.collimator_angle_deg,
+                "segments": len(item.segments),
+                "meterset_mu": item.meterset_mu,
+            }
+            for item in result.deliveries
+        ],
+        "influence": {
+            "form": "factorised",
+            "voxels": result.influence.voxel_count,
+            "beamlets": result.influence.beamlet_count,
+            "nonzeros": result.influence.voxel_count * result.influence.beamlet_count,
+            "bytes": result.influence.bytes,
+        },
+        "optimization": {
+            "iterations": result.ideal.iterations,
+            "objective": list(result.ideal.objective),
+            "objective_metersets": list(result.delivered.passes) if result.delivered is not None else [],
+        },
+        "structures": {
+            name: _structure(coverage.volume_cc, ideal[name], final[name])
+            for name, coverage in setup.structures.by_name.items()
+        },
+        "goals": [item.as_dict() | {"at_most": item.at_most} for item in scores],
+        "quality": _quality(result, final, segments, total_mu),
+        "warnings": [_warning(finding, identify=identify) for finding in notes],
+        "violations": list(result.violations),
+        "versions": versions(),
+    }
+    if result.normalization is not None:
+        document["prescription"]["normalize"] = asdict(result.normalization)
+    return document
+
+
+def _structure(volume_cc: float, ideal: DoseSamples | None, final: DoseSamples | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {"volume_cc": volume_cc}
+    for key, samples in (("ideal", ideal), ("final", final)):
+        entry[key] = structure_metrics(samples) if samples is not None and samples.volume_cc > 0 else {}
+    return entry
+
+
+def _quality(result: Result, final: Mapping[str, DoseSamples | None], segments: int, total_mu: float) -> dict[str, Any]:
+    resolved = result.setup.resolved
+    highest = resolved.targets[0]
+    quality: dict[str, Any] = {"total_mu": total_mu, "segments": segments}
+    target, body = final[highest.name], final[BODY]
+    if target is not None and body is not None and target.volume_cc > 0:
+        quality["conformity_index"] = conformity_index(target, body, highest.dose_gy)
+        if structure_metrics(target)["D50%_gy"] > 0:
+            quality["homogeneity_index"] = homogeneity_index(target)
+        quality["mu_per_gy"] = total_mu / (highest.dose_gy / resolved.fractions)
+    if result.delivered is not None:
+        errors = [error.relative_l1 for error in result.delivered.sequenced.errors]
+        quality["sequencing_error_percent"] = 100.0 * max(errors, default=0.0)
+    return quality
+
+
+def _plan_findings(result: Result, total_mu: float) -> list[Finding]:
+    """What the plan itself gives rise to say."""
+    resolved, machine = result.setup.resolved, result.setup.case.machine
+    found = []
+    scaling = result.normalization
+    if scaling is not None and scaling.limited_by is not None:
+        found.append(
+            Finding(
+                "warning",
+                f"normalisation by {scaling.factor:.4f} instead of {scaling.wanted:.4f}: more would break "
+                f"{scaling.limited_by}",
+            )
+        )
+    open_field = resolved.highest_level_gy / resolved.fractions / machine.calibration.dose_per_mu_gy
+    if total_mu > _MOST_MU_PER_PRESCRIPTION * open_field:
+        found.append(
+            Finding(
+                "warning",
+                f"{total_mu:.0f} MU a fraction are more than {_MOST_MU_PER_PRESCRIPTION:g} times the "
+                f"{open_field:.0f} MU of an open field: leakage counts",
+            )
+        )
+    if result.setup.case.patient_position and result.final is not None:
+        outside = [
+            name
+            for name, samples in samples_of(result, result.final).items()
+            if samples is not None and samples.outside_cc > 0.01 * samples.volume_cc and name != BODY
+        ]
+        if outside:
+            found.append(Finding("warning", f"more than 1 % lies outside of the dose grid of: {', '.join(outside)}"))
+    return found
+
+
+def _warning(finding: Finding, *, identify: bool) -> dict[str, str]:
+    entry = {"severity": str(finding.severity), "message": finding.message}
+    if finding.tag:
+        entry["tag"] = finding.tag
+    if identify and finding.file:
+        entry["file"] = finding.file
+    return entry
