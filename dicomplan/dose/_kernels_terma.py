@@ -22,6 +22,15 @@ def _integral(cumulative, x, y):
 
 
 @kernel()
+def _box_mean(cumulative, x, y, half_x, half_y):
+    """Mean of the plane over the box x +- half_x, y +- half_y in pixels."""
+    x1, x2, y1, y2 = x - half_x, x + half_x, y - half_y, y + half_y
+    total = _integral(cumulative, x2, y2) - _integral(cumulative, x1, y2)
+    total += _integral(cumulative, x1, y1) - _integral(cumulative, x2, y1)
+    return total / (4.0 * half_x * half_y)
+
+
+@kernel()
 def _trace(mass, electron, start, step, source, target, knots, excess, paths):
     """Radiological paths from ``source`` to ``target`` (local x, y, z, mm): exact lengths in each voxel (Siddon 1985).
 
@@ -92,20 +101,22 @@ def _trace(mass, electron, start, step, source, target, knots, excess, paths):
 @kernel(parallel=True)
 def terma(
     mass, electron, start, step, source, axes, distance, cumulative, plane_origin, plane_step, open_range, knots, excess,
-    depth_step, tables, energies, primary, scatter,
+    depth_step, tables, energies, sharpen, primary, scatter,
 ):  # fmt: skip
     """Energy released per volume (Gy g/cm3 per unit fluence) into ``primary`` and ``scatter``, float32 (z, y, x).
 
     ``axes`` (3, 3): x, y, z axis of the beam limiting device in local coordinates. ``tables`` (rows, depths) over the
     water-equivalent path: primary, scatter, their extra release per fraction of bone (2 rows), log attenuation
     per g/cm2 of bone (1 row). ``energies`` (3 + materials, bins): photons x energy x Gy per MeV/g, primary
-    fraction, attenuation of water, and of each material beyond its electrons.
+    fraction, attenuation of water, and of each material beyond its electrons. ``sharpen`` times the second differences of
+    the mean fluence from box to box are taken off.
     """
     nz, ny, nx = mass.shape
     materials = excess.shape[0]
     width_x = np.sqrt((axes[0, 0] * step[0]) ** 2 + (axes[0, 1] * step[1]) ** 2 + (axes[0, 2] * step[2]) ** 2)
     width_y = np.sqrt((axes[1, 0] * step[0]) ** 2 + (axes[1, 1] * step[1]) ** 2 + (axes[1, 2] * step[2]) ** 2)
     last = tables.shape[1] - 2
+    reach = 3.0 if sharpen > 0.0 else 1.0
     for z in prange(nz):
         paths = np.empty(1 + materials)
         local = np.empty(materials)
@@ -124,25 +135,22 @@ def terma(
                 py = (r0 * axes[1, 0] + r1 * axes[1, 1] + r2 * axes[1, 2]) * scale
                 half_x, half_y = 0.5 * width_x * scale, 0.5 * width_y * scale
                 if (
-                    px + half_x <= open_range[0]
-                    or px - half_x >= open_range[1]
-                    or py + half_y <= open_range[2]
-                    or py - half_y >= open_range[3]
+                    px + reach * half_x <= open_range[0]
+                    or px - reach * half_x >= open_range[1]
+                    or py + reach * half_y <= open_range[2]
+                    or py - reach * half_y >= open_range[3]
                 ):
                     continue
-                x1, x2 = (
-                    (px - half_x - plane_origin[0]) / plane_step[0],
-                    (px + half_x - plane_origin[0]) / plane_step[0],
-                )
-                y1, y2 = (
-                    (py - half_y - plane_origin[1]) / plane_step[1],
-                    (py + half_y - plane_origin[1]) / plane_step[1],
-                )
-                opening = (
-                    _integral(cumulative, x2, y2) - _integral(cumulative, x1, y2)
-                    - _integral(cumulative, x2, y1) + _integral(cumulative, x1, y1)
-                ) / ((x2 - x1) * (y2 - y1))  # fmt: skip
-                if opening <= 0.0:
+                cx, cy = (px - plane_origin[0]) / plane_step[0], (py - plane_origin[1]) / plane_step[1]
+                hx, hy = half_x / plane_step[0], half_y / plane_step[1]
+                opening = _box_mean(cumulative, cx, cy, hx, hy)
+                if sharpen > 0.0:
+                    around = _box_mean(cumulative, cx - 2.0 * hx, cy, hx, hy)
+                    around += _box_mean(cumulative, cx + 2.0 * hx, cy, hx, hy)
+                    around += _box_mean(cumulative, cx, cy - 2.0 * hy, hx, hy)
+                    around += _box_mean(cumulative, cx, cy + 2.0 * hy, hx, hy)
+                    opening += sharpen * (4.0 * opening - around)
+                if opening == 0.0:
                     continue
                 _trace(mass, electron, start, step, source, target, knots, excess, paths)
                 fluence = opening * distance**2 / (r0 * r0 + r1 * r1 + r2 * r2)

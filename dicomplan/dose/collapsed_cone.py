@@ -32,6 +32,14 @@ Float32Array = NDArray[np.float32]
 CONES = 96
 """Number of cone directions of the final dose."""
 
+SHARPEN = 1.0 / 12.0
+"""Share of the fluence's second differences from voxel to voxel that is taken off before the transport.
+
+Energy is released evenly within a voxel (variance 1/12 voxel^2), and the lines give their dose back to voxels by linear
+weights (1/6 on average), where the mean over a voxel alone would be 1/12: edges are wider by a variance of 1/6. A second
+difference with half that weight narrows by as much.
+"""
+
 _GROUPS = 4  # of directions, summed apart: fixed, so that the dose does not depend on the number of threads
 
 _TILT_STEP = 0.002  # of 1 - cosine, for the sums of the shares
@@ -54,8 +62,8 @@ def collapsed_cone_dose(
     axis at the isocentre plane. Dose to medium, or to water with ``to_water``."""
     kernels = load_point_kernels()
     directions = cone_set(fit_kernel(beam, kernels), cones)
-    released = terma(fluence, frame, density, beam, kernels)
-    dose = transport(released, frame, directions)
+    released = terma(fluence, frame, density, beam, kernels, sharpen=SHARPEN)
+    dose = np.maximum(transport(released, frame, directions), np.float32(0.0))
     if not to_water:
         dose *= released.electron_relative / np.maximum(density.mass_g_cm3, np.float32(1e-6))
     return dose

@@ -126,6 +126,7 @@ def terma(
     density: DensityVolume,
     beam: BeamModel,
     kernels: PointKernels | None = None,
+    sharpen: float = 0.0,
 ) -> Terma:
     """Energy released in every voxel for ``fluence`` x 1 photon/cm2 on the axis at the isocentre plane.
 
@@ -133,7 +134,8 @@ def terma(
     where the voxel's axes are the beam's), and the attenuation of the exact path to its centre: electron density times
     the coefficients of water, plus what bone, titanium and gold attenuate beyond their electrons. Outside of the
     density's grid there is nothing. The fluence is that of an isotropic point source: per cm2 square to the ray it
-    falls with the inverse square of the distance.
+    falls with the inverse square of the distance. ``sharpen``: how much of the fluence's second differences from voxel to
+    voxel is taken off, for a transport that blurs the edges it gets; the sum stays, voxels just outside an edge go below 0.
     """
     from dicomplan.dose import _kernels_terma
 
@@ -171,6 +173,7 @@ def terma(
             _DEPTH_STEP_CM,
             depth_tables(spectrum),
             spectrum,
+            sharpen,
             primary,
             scatter,
         )
