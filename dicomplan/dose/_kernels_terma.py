@@ -101,9 +101,10 @@ def _trace(mass, electron, start, step, source, target, knots, excess, paths):
 @kernel(parallel=True)
 def terma(
     mass, electron, start, step, source, axes, distance, cumulative, plane_origin, plane_step, open_range, knots, excess,
-    depth_step, tables, energies, sharpen, primary, scatter,
+    depth_step, tables, energies, sharpen, primary, scatter, kept,
 ):  # fmt: skip
-    """Energy released per volume (Gy g/cm3 per unit fluence) into ``primary`` and ``scatter``, float32 (z, y, x).
+    """Energy released per volume (Gy g/cm3 per unit fluence) into ``primary`` and ``scatter``, float32 (z, y, x); what
+    metal absorbs beyond its electrons into ``kept`` (no voxels: not wanted).
 
     ``axes`` (3, 3): x, y, z axis of the beam limiting device in local coordinates. ``tables`` (rows, depths) over the
     water-equivalent path: primary, scatter, their extra release per fraction of bone (2 rows), log attenuation
@@ -170,16 +171,21 @@ def terma(
                 for material in range(1, materials):
                     metal = metal or paths[1 + material] > 0.0 or local[material] > 0.0
                 if metal:
-                    total_p, total_s = 0.0, 0.0
+                    total_p, total_s, stays = 0.0, 0.0, 0.0
                     for e in range(energies.shape[1]):
                         exponent = energies[2, e] * paths[0]
-                        coefficient = energies[2, e] * dense
+                        coefficient = energies[2, e] * dense + energies[3, e] * local[0]
+                        beyond = 0.0
                         for material in range(materials):
                             exponent += energies[3 + material, e] * paths[1 + material]
-                            coefficient += energies[3 + material, e] * local[material]
-                        release = energies[0, e] * coefficient * np.exp(-exponent)
-                        total_p += release * energies[1, e]
-                        total_s += release * (1.0 - energies[1, e])
+                            if material > 0:
+                                beyond += energies[3 + material, e] * local[material]
+                        arriving = energies[0, e] * np.exp(-exponent)
+                        total_p += arriving * coefficient * energies[1, e]
+                        total_s += arriving * coefficient * (1.0 - energies[1, e])
+                        stays += arriving * beyond
+                    if kept.size > 0:
+                        kept[z, y, x] = fluence * stays
                 else:
                     place = paths[0] / depth_step
                     i = min(int(place), last)

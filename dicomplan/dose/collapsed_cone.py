@@ -10,7 +10,8 @@ kernels turn with the rays: each line takes the share and exponent for the angle
 
 Dose to medium: the transport runs on electron density, and deposits energy per electron density of water; dose to
 medium is that times (relative electron density / mass density), i.e. the stopping powers per electron are taken as
-those of water. Dose to water leaves the factor out.
+those of water. Dose to water leaves the factor out. What metal absorbs
+beyond its electrons is added to its own dose to medium; electrons that metal scatters back are not modelled.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ def collapsed_cone_dose(
     released = terma(fluence, frame, density, beam, kernels, sharpen=SHARPEN)
     dose = np.maximum(transport(released, frame, directions), np.float32(0.0))
     if not to_water:
-        dose *= released.electron_relative / np.maximum(density.mass_g_cm3, np.float32(1e-6))
+        mass = np.maximum(density.mass_g_cm3, np.float32(1e-6))
+        dose *= released.electron_relative / mass
+        if released.kept.size:
+            dose += released.kept / mass
     return dose
 
 

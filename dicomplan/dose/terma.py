@@ -47,13 +47,16 @@ _MATERIALS = ("cortical_bone_icrp", "titanium", "gold")
 class Terma:
     """Energy released per volume and unit fluence, Gy g/cm3 (divide by the density for TERMA), float32 (z, y, x).
 
-    ``primary``: what electrons of the first interaction will deposit; ``scatter``: the rest. ``electron_relative``:
+    ``primary``: what electrons of the first interaction will deposit; ``scatter``: the rest. ``kept``: what titanium and
+    gold absorb beyond what their electrons would in water, mostly by photoelectric effect and pair production; it is
+    taken to stay where it is released (no voxels, if there is no metal). ``electron_relative``:
     electron density relative to water of the same grid, that the transport runs on.
     """
 
     grid: VoxelGrid
     primary: Float32Array
     scatter: Float32Array
+    kept: Float32Array
     electron_relative: Float32Array
 
 
@@ -70,32 +73,28 @@ def electron_density(mass_g_cm3: NDArray[np.floating]) -> Float32Array:
     return value
 
 
-def mass_attenuation_cm2_g(medium: str, energies_mev: FloatArray) -> tuple[FloatArray, float]:
-    """Mass attenuation (cm2/g, no Rayleigh) at energies (n,), and the electrons per gram relative to water.
+def mass_attenuation_cm2_g(medium: str, energies_mev: FloatArray) -> FloatArray:
+    """Mass attenuation (cm2/g, no Rayleigh) at energies (n,); log-log between the energies of ``data/attenuation.csv``.
 
-    ``medium`` as in ``data/attenuation.csv``. Log-log between the table's energies.
+    ``medium`` as it is named there.
     """
     text = files("dicomplan.dose").joinpath("data", "attenuation.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(io.StringIO(text)))
-    own = [row for row in rows if row["medium"] == medium]
-    water = [row for row in rows if row["medium"] == "water"]
-    energy = np.array([float(row["energy_mev"]) for row in own])
-    total = np.array([float(row["total_without_rayleigh_cm2_g"]) for row in own])
-    # Klein-Nishina cross sections go with the electrons
-    compton = [sum(float(row["compton_klein_nishina_cm2_g"]) for row in table) for table in (own, water)]
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["medium"] == medium]
+    energy = np.array([float(row["energy_mev"]) for row in rows])
+    total = np.array([float(row["total_without_rayleigh_cm2_g"]) for row in rows])
     value: FloatArray = np.exp(np.interp(np.log(energies_mev), np.log(energy), np.log(total)))
-    return value, compton[0] / compton[1]
+    return value
 
 
 def spectrum_table(beam: BeamModel, kernels: PointKernels) -> FloatArray:
     """(3 + materials, bins): photons x energy x Gy per (MeV/g), primary fraction, attenuation (cm2/g) of water, and
     of each material beyond what its electrons would do in water. Photons are normalised to 1."""
     energies, photons = fine_spectrum(beam)
-    water, _ = mass_attenuation_cm2_g("water", energies)
+    water = mass_attenuation_cm2_g("water", energies)
     rows = [photons * energies * GY_G_PER_MEV, primary_fraction(energies, kernels), water]
-    for medium in _MATERIALS:
-        coefficient, electrons = mass_attenuation_cm2_g(medium, energies)
-        rows.append(coefficient - electrons * water)
+    for medium, knot in zip(_MATERIALS, MATERIAL_SHARES.argmax(axis=1), strict=True):
+        density = DENSITY_KNOTS_G_CM3[knot : knot + 1]
+        rows.append(mass_attenuation_cm2_g(medium, energies) - float((electron_density(density) / density)[0]) * water)
     return np.array(rows)
 
 
@@ -147,6 +146,8 @@ def terma(
     spectrum = spectrum_table(beam, kernels)
     primary = np.zeros(grid.shape, dtype=np.float32)
     scatter = np.zeros(grid.shape, dtype=np.float32)
+    metal = float(mass.max()) > HU_TABLE[-1].mass_g_cm3
+    kept = np.zeros(grid.shape if metal else (0, 0, 0), dtype=np.float32)
     opened = np.argwhere(values > 0)
     if opened.size:
         step = np.array([x_mm[1] - x_mm[0], y_mm[1] - y_mm[0]])
@@ -176,8 +177,9 @@ def terma(
             sharpen,
             primary,
             scatter,
+            kept,
         )
-    return Terma(grid, primary, scatter, electron)
+    return Terma(grid, primary, scatter, kept, electron)
 
 
 def _blurred(fluence: FluencePlane, sigma_mm: float) -> tuple[FloatArray, FloatArray, FloatArray]:
