@@ -1,0 +1,1 @@
+"""Floor 9: images for other programs: NIfTI, NRRD and NPZ, and masks back to contours."""
