@@ -10,6 +10,7 @@ from dicomplan.kernel_cache import kernel
 _ONE = np.float32(1.0)
 _FLOOR = np.float32(1e-6)
 _CEILING = np.float32(50.0)
+_SMALL = np.float32(0.1)
 _EIGHTH = np.float32(0.125)
 _TWO = np.float32(2.0)
 _C2, _C3, _C4, _C5, _C6 = (np.float32(1.0 / n) for n in (2.0, 6.0, 24.0, 120.0, 720.0))
@@ -88,53 +89,6 @@ def _scale(row, weight, out):
 
 
 @kernel()
-def _accumulate(row, weight, out):
-    for v in range(out.shape[0]):
-        out[v] += weight * row[v]
-
-
-@kernel()
-def _combine4(r0, r1, r2, r3, weights, out):
-    """out = sum of four rows with four weights."""
-    w0, w1, w2, w3 = weights
-    for v in range(out.shape[0]):
-        out[v] = w0 * r0[v] + w1 * r1[v] + w2 * r2[v] + w3 * r3[v]
-
-
-@kernel()
-def _cubic_weights(share):
-    """Weights of four neighbours for a place ``share`` between the middle two: Keys, IEEE Trans ASSP 29 (1981) 1153."""
-    f = float(share)
-    g = 1.0 - f
-    return (
-        np.float32(-0.5 * f * g * g),
-        np.float32(1.0 - f * f * (2.5 - 1.5 * f)),
-        np.float32(1.0 - g * g * (2.5 - 1.5 * g)),
-        np.float32(-0.5 * f * f * g),
-    )
-
-
-@kernel()
-def _blend_rows_cubic(plane, u, weights, first, last, out):
-    """As _blend_rows from rows u - 1 to u + 2 with cubic weights, which do not widen an edge; out[2 + v] holds v."""
-    rows, width = plane.shape
-    low, high = max(first, 0), min(last, width)
-    out[2 + first : 2 + low] = 0
-    out[2 + high : 2 + last] = 0
-    inner = out[2 + low : 2 + high]
-    if u >= 1 and u + 2 < rows:
-        _combine4(
-            plane[u - 1, low:high], plane[u, low:high], plane[u + 1, low:high], plane[u + 2, low:high], weights, inner
-        )  # fmt: skip
-        return
-    inner[:] = 0
-    for k in range(4):
-        row = u - 1 + k
-        if row >= 0 and row < rows:
-            _accumulate(plane[row, low:high], weights[k], inner)
-
-
-@kernel()
 def _grow(x):
     """exp(x) - 1 for x >= 0 from its series at x / 8, doubled three times: no cancellation near 0."""
     y = x * _EIGHTH
@@ -142,6 +96,13 @@ def _grow(x):
     e = e * (_TWO + e)
     e = e * (_TWO + e)
     return e * (_TWO + e)
+
+
+@kernel()
+def _inner(x, e, inverse):
+    """(1 - (1 - exp(-x)) / x) / x, by its series where the difference would lose digits."""
+    series = _C2 - x * (_C3 - x * (_C4 - x * _C5))
+    return series if x < _SMALL else (_ONE - e * inverse) * (_ONE + e) * inverse
 
 
 @kernel()
@@ -155,15 +116,17 @@ def _carry_primary(density, released, flux, deposit, step, rate, share):
     s0, s1, s2 = share
     for c in range(deposit.shape[0]):
         place = np.float32(c)
-        a = a0 + place * (a1 + place * a2)
-        x = min(max(a * density[c], _FLOOR), _CEILING)
+        thick = max(density[c], _FLOOR)
+        # in dense metal all stops in the voxel: the exponent is held so that the exponential stays a number
+        a = min(a0 + place * (a1 + place * a2), _CEILING / thick)
+        x = a * thick
         e = _grow(x)
         inverse = _ONE / (x * (_ONE + e))
         mean = e * inverse
         source = released[c] * (s0 + place * (s1 + place * s2)) * step
         arriving = flux[c]
         flux[c] = arriving * (x * inverse) + source * mean
-        deposit[c] = a * (mean * arriving + source * ((_ONE - mean) * (_ONE + e) * inverse))
+        deposit[c] = a * (mean * arriving + source * _inner(x, e, inverse))
 
 
 @kernel()
@@ -175,18 +138,20 @@ def _carry_scatter(density, released, first, second, deposit, step, rate, again,
     s0, s1, s2 = share
     for c in range(deposit.shape[0]):
         place = np.float32(c)
-        x = min(max(rate * density[c], _FLOOR), _CEILING)
+        thick = max(density[c], _FLOOR)
+        b = min(rate, _CEILING / thick)
+        x = b * thick
         e = _grow(x)
         inverse = _ONE / (x * (_ONE + e))
         mean = e * inverse
         gone = x * inverse
-        inner = (_ONE - mean) * (_ONE + e) * inverse
+        inner = _inner(x, e, inverse)
         source = released[c] * (s0 + place * (s1 + place * s2)) * step
         one, two = first[c], second[c]
         middle = again * (one * gone + source * (mean - inner))
         first[c] = one * gone + source * mean
         second[c] = two * gone + x * middle
-        deposit[c] += rate * ((one + two) * mean + source * inner - middle)
+        deposit[c] += b * ((one + two) * mean + source * inner - middle)
 
 
 @kernel()
@@ -240,7 +205,7 @@ def march(primary, scatter, density, ranges, dose, origin, step_m, step_u, step_
     active = np.empty((lines_u, 2), dtype=np.int64)
     active[:, 0] = lines_v
     active[:, 1] = 0
-    row = np.zeros(width + 6, dtype=np.float32)
+    row = np.zeros(width + 3, dtype=np.float32)
     dense = np.zeros(width + 1, dtype=np.float32)
     released = np.zeros(width + 1, dtype=np.float32)
     deposit = np.zeros(width + 2, dtype=np.float32)
@@ -253,17 +218,16 @@ def march(primary, scatter, density, ranges, dose, origin, step_m, step_u, step_
         part_u, part_v = slope_u * count - whole_u, slope_v * count - whole_v
         share_u, share_v = np.float32(part_u), np.float32(part_v)
         keep_u, keep_v = _ONE - share_u, _ONE - share_v
-        cubic_u, cubic_v = _cubic_weights(part_u), _cubic_weights(part_v)
         base_v = offset_v - 1 - whole_v
         for u in range(-1, rows):
             line = u - whole_u + offset_u
             low, high = width, 0
-            for near in range(max(u - 1, 0), min(u + 3, rows)):
+            for near in range(max(u, 0), min(u + 2, rows)):
                 low, high = min(low, ranges[m, near, 0]), max(high, ranges[m, near, 1])
             fed = high > low
             if fed:
-                active[line, 0] = min(active[line, 0], low - 1 + base_v)
-                active[line, 1] = max(active[line, 1], high + 2 + base_v)
+                active[line, 0] = min(active[line, 0], low + base_v)
+                active[line, 1] = max(active[line, 1], high + 1 + base_v)
             # lines c of this row lie at v = c - 1 + part_v
             first = max(active[line, 0] - base_v, 0)
             last = min(active[line, 1] - base_v, width + 1)
@@ -289,11 +253,8 @@ def march(primary, scatter, density, ranges, dose, origin, step_m, step_u, step_
             _blend(row[first:last], row[first + 1 : last + 1], share_v, dense[:n])
             arrived = deposit[1 + first : 1 + last]
             if fed:
-                _blend_rows_cubic(primary[m], u, cubic_u, first - 2, last + 1, row)
-                _combine4(
-                    row[first:last], row[first + 1 : last + 1], row[first + 2 : last + 2], row[first + 3 : last + 3],
-                    cubic_v, released[:n],
-                )  # fmt: skip
+                _blend_rows(primary[m], u, share_u, first - 1, last, row)
+                _blend(row[first:last], row[first + 1 : last + 1], share_v, released[:n])
             else:
                 released[:n] = 0
             lines = slice(base_v + first, base_v + last)

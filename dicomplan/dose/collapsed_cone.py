@@ -33,12 +33,12 @@ Float32Array = NDArray[np.float32]
 CONES = 96
 """Number of cone directions of the final dose."""
 
-SHARPEN = 1.0 / 12.0
+SHARPEN = 1.0 / 6.0
 """Share of the fluence's second differences from voxel to voxel that is taken off before the transport.
 
-Energy is released evenly within a voxel (variance 1/12 voxel^2), and the lines give their dose back to voxels by linear
-weights (1/6 on average), where the mean over a voxel alone would be 1/12: edges are wider by a variance of 1/6. A second
-difference with half that weight narrows by as much.
+Energy is released evenly within a voxel (variance 1/12 voxel^2); voxels give it to the lines, and the lines their dose to
+voxels, by linear weights (1/6 each, on average), where the mean over a voxel alone would be 1/12: edges are wider by a
+variance of 1/3. A second difference with half that weight narrows by as much.
 """
 
 _GROUPS = 4  # of directions, summed apart: fixed, so that the dose does not depend on the number of threads
