@@ -1,5 +1,7 @@
 """Slow, obviously right versions of the kernels of ``dicomplan.geometry``."""
 
+from itertools import pairwise
+
 import numpy as np
 
 
@@ -26,7 +28,7 @@ def coverage_by_points(polygons, shape, points):
 def box_average(volume, low, step, edges):
     """Average along the first axis over cells between ``edges`` of a piecewise constant ``volume``, 0 outside."""
     out = []
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         total = np.zeros(volume.shape[1:])
         for i, value in enumerate(volume):
             overlap = min(last, low + step * (i + 1)) - max(first, low + step * i)
@@ -70,7 +72,7 @@ def distance_to_level(values, level, hy, hx, reach):
                     t = (level - a) / (b - a)
                     cuts.append(np.array([(ay + t * (by - ay)) * hy, (ax + t * (bx - ax)) * hx]))
             if len(cuts) == 2:
-                points.extend(cuts[0] + s * (cuts[1] - cuts[0]) for s in np.linspace(0, 1, 101))
+                points.extend(cuts[0] + s * (cuts[1] - cuts[0]) for s in np.linspace(0, 1, 41))
     out = np.full(values.shape, float(reach))
     for row, column in np.ndindex(*values.shape):
         for point in points:
