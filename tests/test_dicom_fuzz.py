@@ -16,7 +16,7 @@ def test_mutated_files_end_in_a_result_or_in_our_error(tmp_path: Path) -> None:
     assert sum(outcome.counts.values()) == 600
     # Were no mutation refused, or none read, the mutations would test nothing.
     assert outcome.counts["read CT: InputError"] > 20
-    assert outcome.counts["read CT: result"] > 20
+    assert outcome.counts["read CT: result"] > 5
     assert outcome.counts["read RS: InputError"] > 20
     assert outcome.counts["read RD: InputError"] > 20
     assert peak_memory_gb() - before < MOST_MEMORY_GB

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from dicom_helpers import IDENTITY_OF_TESTS, edit, write_all, write_tiny_study
@@ -305,3 +306,15 @@ def test_values_beyond_reason(study: Path) -> None:
         edit(study / "CT_005.dcm", lambda dataset, keyword=keyword, value=value: setattr(dataset, keyword, value))
         assert message in refusal(study).message
         (study / "CT_005.dcm").write_bytes(content)
+
+
+def test_contour_that_crosses_itself_everywhere(study: Path) -> None:
+    points = np.random.default_rng(1).uniform(-20, 20, (5000, 2))
+
+    def scribble(dataset: Dataset) -> None:
+        contour = dataset.ROIContourSequence[1].ContourSequence[0]
+        z = float(contour.ContourData[2])
+        contour.ContourData = [f"{value:.2f}" for x, y in points for value in (x, y, z)]
+
+    edit(study / "RS.dcm", scribble)
+    assert "times as long as its extent" in refusal(study).message

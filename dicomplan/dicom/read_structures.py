@@ -27,6 +27,9 @@ COVER_TOLERANCE_MM = 0.5
 """A contour may reach this far beyond the outermost slices' slabs or pixels and still count as covered by the CT."""
 MAX_CONTOUR_POINTS = 200_000
 """Greatest number of points of one contour: 2 m of outline with a point every 10 micrometres."""
+MAX_WINDING = 100
+"""Greatest length of a contour against the diagonal of its extent: organs stay below 10, keyholes to many islands below 50."""
+_MANY_POINTS = 300
 _SAME_POINT_MM = 1e-6
 
 
@@ -193,8 +196,24 @@ def _read_contours(items: Sequence[Dataset], *, file: str) -> tuple[tuple[ReadCo
             if len(points) < 3:
                 small_contours += 1
                 continue
+            _check_winding(points, file)
             read.append(ReadContour(np.ascontiguousarray(points), referenced_images(contour)))
     return tuple(read), _Left(open_contours, small_contours)
+
+
+def _check_winding(points: FloatArray, file: str) -> None:
+    """Refuse a scribble: its crossings, the square of its points, would take hours to sort out."""
+    if len(points) < _MANY_POINTS:
+        return
+    around = float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
+    extent = float(np.linalg.norm(np.ptp(points, axis=0)))
+    if around > MAX_WINDING * extent:
+        raise InputError(
+            f"a contour of {len(points)} points is {around / max(extent, _SAME_POINT_MM):.0f} times as long as its extent,"
+            f" at most {MAX_WINDING} times is read",
+            file=file,
+            tag=at.tag_name("ContourData"),
+        )
 
 
 def _color(items: Sequence[Dataset]) -> tuple[int, int, int]:
