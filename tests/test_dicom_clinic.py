@@ -321,7 +321,9 @@ def drawn(grid: VoxelGrid) -> tuple[Structure, ...]:
     return tuple(structures)
 
 
-@pytest.mark.parametrize(("position", "order"), itertools.product(PATIENT_POSITIONS, ("rising", "falling", "shuffled")))
+@pytest.mark.parametrize(
+    ("position", "order"), list(itertools.product(PATIENT_POSITIONS, ("rising", "falling", "shuffled")))
+)
 def test_the_same_patient_in_every_position_and_slice_order(tmp_path: Path, position: str, order: str) -> None:
     row, column = (np.array(axis) for axis in scanner_axes(position))
     grid, hu = synthetic(np.stack([row, column, np.cross(row, column)], axis=1))
