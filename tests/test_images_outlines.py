@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twins.images_twins import outlines
 
 from dicomplan.geometry.grid import VoxelGrid
 from dicomplan.geometry.polygons import polygon_area_mm2
 from dicomplan.images.outlines import mask_contours, pixel_outlines
 from dicomplan.patient.case import Structure
 from dicomplan.patient.coverage import coverage_on_grid, rasterize
-from twins.images_twins import outlines
 
 OBLIQUE = ((0.9, -(0.19**0.5), 0.0), (0.19**0.5, 0.9, 0.0), (0.0, 0.0, 1.0))
 GRID = VoxelGrid((5, 12, 14), (3.0, 1.2, 0.7), (-17.13, -20.2, 5.0))
@@ -100,12 +100,12 @@ def test_random_binary_masks_come_back_to_the_voxel(seed: int, share: float) -> 
 @given(st.integers(0, 2**32 - 1))
 def test_voxels_of_noise_stay_on_their_side(seed: int) -> None:
     """The hardest fractional masks: each voxel independent of its neighbours."""
-    fraction = np.random.default_rng(seed).random((2, 12, 14)).astype(np.float32)
-    grid = VoxelGrid((2, 12, 14), GRID.spacing_mm, GRID.origin_mm)
+    fraction = np.random.default_rng(seed).random((1, 9, 10)).astype(np.float32)
+    grid = VoxelGrid((1, 9, 10), GRID.spacing_mm, GRID.origin_mm)
     assert np.array_equal(covered(fraction, grid) >= 0.5, fraction >= 0.5)
 
 
-@pytest.mark.parametrize(("radius_mm", "within"), [(6.0, 0.02), (12.0, 0.005)])
+@pytest.mark.parametrize(("radius_mm", "within"), [(6.0, 0.01), (12.0, 0.002)])
 def test_fractional_spheres_keep_their_voxels_and_nearly_their_volume(radius_mm: float, within: float) -> None:
     grid = VoxelGrid((12, 40, 44), (3.0, 1.0, 0.8), (-16.0, -20.0, -17.0))
     z, y, x = np.meshgrid(grid.axis_mm(0), grid.axis_mm(1), grid.axis_mm(2), indexing="ij")

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from dicomplan.geometry.contours import half_coverage_contours, simplify
 from dicomplan.geometry.grid import VoxelGrid
-from dicomplan.geometry.polygons import polygon_area_mm2, polygon_coverage
+from dicomplan.geometry.polygons import polygon_coverage
 from dicomplan.images._kernels import follow
 
 FloatArray = NDArray[np.float64]
@@ -15,9 +15,10 @@ FloatArray = NDArray[np.float64]
 INSIDE = 0.5
 """A voxel belongs to the binary mask if at least this fraction of it is covered."""
 _CERTAIN = 0.004  # of a pixel; coordinates printed to 0.001 mm move the coverage of a pixel of 0.5 mm by half of it
-_HALVINGS = 8
-_ROUNDS = 40  # noise apart, three are enough
-_STEP = 0.02
+_FITTED = 8  # rounds that also fit the fractions; more gain less than a thousandth of the volume
+_SHARE = 0.5
+_ROUNDS = 48
+_STEP = 0.01
 
 
 def pixel_outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
@@ -63,9 +64,9 @@ def mask_contours(fraction: NDArray[np.floating], grid: VoxelGrid) -> tuple[Floa
     """Closed contours (n, 3) in patient coordinates (mm), for the XOR convention, of a mask (0..1) on the CT's ``grid``.
 
     Voxels that the contours cover at least by half are exactly those whose value is at least 0.5. In planes of zeros and
-    ones alone, contours run along pixel edges and enclose exactly the mask's volume; where values lie between, they follow
-    the half-coverage line at sub-pixel accuracy, moved where it would turn a voxel to the other side. An empty mask
-    gives ().
+    ones alone, contours run along pixel edges and enclose exactly the mask's volume; where values lie between, they pass
+    through the pixels so that the covered fractions come near to the values (volumes of organs within 0.2 % on pixels of
+    4 mm). An empty mask gives ().
     """
     contours = []
     x_edges, y_edges, z_mm = grid.edges_mm(2), grid.edges_mm(1), grid.axis_mm(0)
@@ -84,7 +85,10 @@ def mask_contours(fraction: NDArray[np.floating], grid: VoxelGrid) -> tuple[Floa
 
 
 def _smooth(values: FloatArray, x_edges: FloatArray, y_edges: FloatArray) -> list[FloatArray] | None:
-    """Half-coverage lines of a plane that keep every voxel on its side of 0.5; None if none were found."""
+    """Lines of a plane that cover its pixels as given, and keep each on its side of 0.5; None if none were found.
+
+    They are half-coverage lines of a field that starts as the plane and is bent by what they cover too little or too much.
+    """
     rows, columns = np.flatnonzero((values > 0).any(axis=1)), np.flatnonzero((values > 0).any(axis=0))
     rows_of = slice(max(rows[0] - 1, 0), rows[-1] + 2)
     columns_of = slice(max(columns[0] - 1, 0), columns[-1] + 2)
@@ -94,24 +98,25 @@ def _smooth(values: FloatArray, x_edges: FloatArray, y_edges: FloatArray) -> lis
     x_mm, y_mm = 0.5 * (x_edges[1:] + x_edges[:-1]), 0.5 * (y_edges[1:] + y_edges[:-1])
     if min(values.shape) < 2:
         return None
+    low_corner, high_corner = (x_edges[0], y_edges[0]), (x_edges[-1], y_edges[-1])
     inside = values >= INSIDE
-    area = float(values.sum() * (x_mm[1] - x_mm[0]) * (y_mm[1] - y_mm[0]))
-    # Half-coverage lines cut corners: the field is lifted until they enclose the area that was given.
-    low, high = 0.0, INSIDE
-    for _ in range(_HALVINGS):
-        lift = 0.5 * (low + high)
-        lines = half_coverage_contours(values, x_mm, y_mm, INSIDE - lift)
-        if sum(map(polygon_area_mm2, lines)) < area:
-            low = lift
-        else:
-            high = lift
-    field = values + np.where(values > 0, low, 0.0)
-    for _ in range(_ROUNDS):
+    field = values.copy()
+    border = (values > 0) & (values < 1)
+    best, least = None, np.inf
+    for round_number in range(_ROUNDS):
         polygons = [simplify(line) for line in half_coverage_contours(field, x_mm, y_mm, INSIDE)]
+        # A lifted border pixel would push its line over the edge of the image.
+        polygons = [np.clip(line, low_corner, high_corner) for line in polygons]
         covered = polygon_coverage(polygons, x_edges, y_edges)
         short = np.where(inside, INSIDE + _CERTAIN - covered, covered - INSIDE + _CERTAIN)
         wrong = short > 0
-        if not wrong.any():
-            return polygons
+        error = float(np.abs(covered - values).sum())
+        if not wrong.any() and error < least:
+            best, least = polygons, error
+        if best is not None and round_number >= _FITTED:
+            return best
+        # Towards the given fractions first; from then on only what is on the wrong side is moved.
+        if round_number < _FITTED:
+            field += np.where(border, _SHARE * (values - covered), 0.0)
         field += np.where(wrong, np.where(inside, 1.0, -1.0) * (_STEP + 0.5 * short), 0.0)
-    return None
+    return best
