@@ -18,10 +18,10 @@ from dicomplan.dose.fluence import profile_factor
 from dicomplan.dose.pencil_beam import (
     LAYERS,
     BeamSamples,
-    Layer,
+    LayerPlaces,
     blurred_sigma_mm,
     interval_response,
-    layer_axes,
+    layer_places,
     photons_cm2_per_mu,
     sampled,
     spread,
@@ -37,9 +37,7 @@ Float32Array = NDArray[np.float32]
 class _MapLayer:
     """One layer of a beam: where its maps are sampled, and the responses (K, ny, rows) and (K, cols, nx)."""
 
-    layer: Layer
-    x_mm: FloatArray
-    y_mm: FloatArray
+    places: LayerPlaces
     across: Float32Array
     along: Float32Array
 
@@ -59,13 +57,13 @@ class BeamInfluence:
         for part in self.layers:
             maps = np.matmul(np.matmul(part.across, cells), part.along)
             interleaved = np.ascontiguousarray(np.moveaxis(maps, 0, -1))
-            sampled(interleaved, part.layer, part.x_mm, part.y_mm, self.samples, out)
+            sampled(interleaved, part.places, self.samples, out)
 
     def gradient(self, voxel_gradient: Float32Array) -> FloatArray:
         """(count,) transpose of :meth:`add_dose`."""
         total = np.zeros(self.beamlets.active.shape)
         for part in self.layers:
-            maps = np.moveaxis(spread(voxel_gradient, part.layer, part.x_mm, part.y_mm, self.samples), -1, 0)
+            maps = np.moveaxis(spread(voxel_gradient, part.places, self.samples), -1, 0)
             cells = np.matmul(
                 np.matmul(part.across.transpose(0, 2, 1), np.ascontiguousarray(maps)), part.along.transpose(0, 2, 1)
             )
@@ -96,7 +94,9 @@ class FactorisedInfluence:
         total = 0
         for beam in self.beams:
             arrays = [beam.samples.u_mm, beam.samples.v_mm, beam.samples.weight]
-            arrays += [array for part in beam.layers for array in (part.across, part.along)]
+            arrays += [
+                array for part in beam.layers for array in (part.across, part.along, part.places.u, part.places.v)
+            ]
             total += sum(array.nbytes for array in arrays)
         return total
 
@@ -128,11 +128,11 @@ def beam_influence(
     layers = []
     for layer in LAYERS:
         x_range, y_range = (float(x_edges[0]), float(x_edges[-1])), (float(y_edges[0]), float(y_edges[-1]))
-        x_mm, y_mm = layer_axes(layer, samples, x_range, y_range)
+        places = layer_places(layer, samples, x_range, y_range)
         widths = sigma[layer.first : layer.last]
-        along = [interval_response(x_edges[:-1], x_edges[1:], x_mm, float(width)).T for width in widths]
-        across = [interval_response(y_edges[:-1], y_edges[1:], y_mm, float(width)) for width in widths]
-        layers.append(_MapLayer(layer, x_mm, y_mm, _float32(across), _float32(along)))
+        along = [interval_response(x_edges[:-1], x_edges[1:], places.x_mm, float(width)).T for width in widths]
+        across = [interval_response(y_edges[:-1], y_edges[1:], places.y_mm, float(width)) for width in widths]
+        layers.append(_MapLayer(places, _float32(across), _float32(along)))
     middle_x, middle_y = 0.5 * (x_edges[1:] + x_edges[:-1]), 0.5 * (y_edges[1:] + y_edges[:-1])
     return BeamInfluence(beamlets, samples, profile_factor(machine.beam, middle_x, middle_y), tuple(layers))
 

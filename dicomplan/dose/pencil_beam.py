@@ -151,28 +151,42 @@ def layer_axes(
     return plane_axes(ranges[0], ranges[1], layer.step_mm)
 
 
-def sampled(
-    maps: Float32Array, layer: Layer, x_mm: FloatArray, y_mm: FloatArray, samples: BeamSamples, out: Float32Array
-) -> None:
-    """Add to ``out`` (n,) what one layer's convolved maps (ny, nx, K) at ``x_mm``, ``y_mm`` give to the points."""
-    u, v = _indices(x_mm, y_mm, samples)
-    gather(maps, u, v, samples.weight, layer.first, out)
+@dataclass(frozen=True)
+class LayerPlaces:
+    """Where the points of a beam's samples lie on one layer's maps.
+
+    ``x_mm`` (nx,) and ``y_mm`` (ny,) are the maps' points, ``u`` and ``v`` (n,) float32 the samples' fractional indices.
+    """
+
+    layer: Layer
+    x_mm: FloatArray
+    y_mm: FloatArray
+    u: Float32Array
+    v: Float32Array
 
 
-def spread(
-    gradient: Float32Array, layer: Layer, x_mm: FloatArray, y_mm: FloatArray, samples: BeamSamples
-) -> Float32Array:
+def layer_places(
+    layer: Layer, samples: BeamSamples, x_range_mm: tuple[float, float], y_range_mm: tuple[float, float]
+) -> LayerPlaces:
+    """The maps of one layer for a field of these ranges (mm at isocentre), and where the samples lie on them."""
+    x_mm, y_mm = layer_axes(layer, samples, x_range_mm, y_range_mm)
+    step = np.float32(layer.step_mm)
+    u, v = (samples.u_mm - np.float32(x_mm[0])) / step, (samples.v_mm - np.float32(y_mm[0])) / step
+    return LayerPlaces(layer, x_mm, y_mm, u, v)
+
+
+def sampled(maps: Float32Array, places: LayerPlaces, samples: BeamSamples, out: Float32Array) -> None:
+    """Add to ``out`` (n,) what one layer's convolved maps (ny, nx, K) give to the points."""
+    gather(maps, places.u, places.v, samples.weight, places.layer.first, out)
+
+
+def spread(gradient: Float32Array, places: LayerPlaces, samples: BeamSamples) -> Float32Array:
     """(ny, nx, K) transpose of :func:`sampled`: what each point of a layer's maps contributes to ``gradient`` (n,)."""
-    u, v = _indices(x_mm, y_mm, samples)
-    parts = np.zeros((_SHARES, len(y_mm), len(x_mm), layer.last - layer.first), dtype=np.float32)
-    scatter(gradient, u, v, samples.weight, layer.first, parts)
+    layer = places.layer
+    parts = np.zeros((_SHARES, len(places.y_mm), len(places.x_mm), layer.last - layer.first), dtype=np.float32)
+    scatter(gradient, places.u, places.v, samples.weight, layer.first, parts)
     total: Float32Array = parts.sum(axis=0)
     return total
-
-
-def _indices(x_mm: FloatArray, y_mm: FloatArray, samples: BeamSamples) -> tuple[Float32Array, Float32Array]:
-    step = np.float32(x_mm[1] - x_mm[0])
-    return (samples.u_mm - np.float32(x_mm[0])) / step, (samples.v_mm - np.float32(y_mm[0])) / step
 
 
 def pencil_beam_dose(plane: FluencePlane, samples: BeamSamples, sigma_mm: FloatArray) -> Float32Array:
@@ -182,9 +196,9 @@ def pencil_beam_dose(plane: FluencePlane, samples: BeamSamples, sigma_mm: FloatA
     y_range = (float(plane.y_mm[0]) - half, float(plane.y_mm[-1]) + half)
     out = np.zeros(len(samples.u_mm), dtype=np.float32)
     for layer in LAYERS:
-        x_mm, y_mm = layer_axes(layer, samples, x_range, y_range)
-        maps = convolved(plane, sigma_mm[layer.first : layer.last], x_mm, y_mm)
-        sampled(maps, layer, x_mm, y_mm, samples, out)
+        places = layer_places(layer, samples, x_range, y_range)
+        maps = convolved(plane, sigma_mm[layer.first : layer.last], places.x_mm, places.y_mm)
+        sampled(maps, places, samples, out)
     return out
 
 

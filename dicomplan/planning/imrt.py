@@ -25,7 +25,7 @@ from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 
-SMOOTHING_WEIGHT = 0.002
+SMOOTHING_WEIGHT = 0.01
 """Weight of the fluence's roughness, relative to squares of (dose / prescription)."""
 
 _ACROSS = 0.5  # roughness across leaves counts less than along them: leaf pairs are independent

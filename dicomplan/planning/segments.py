@@ -31,7 +31,7 @@ Float32Array = NDArray[np.float32]
 TIGHTENING_ROUNDS = 4
 """How often metersets are optimised again because the accurate dose breaks a hard limit or misses a goal."""
 
-_LEVELS = 14.0  # steps between nothing and the highest fluence of the plan, if the number of segments is free
+_LEVELS = 30.0  # steps between nothing and the highest fluence of the plan, if the number of segments is free
 _SETTINGS = SolverSettings(max_iterations=150, relative_change=5e-4)
 _AGAIN = SolverSettings(max_iterations=60, relative_change=5e-4)
 _COARSER = 1.2  # the step grows by this until the segments are few enough

@@ -58,7 +58,7 @@ from dicomplan.workflow.beam_geometry import beam_depths
 from dicomplan.workflow.logs import RunLog
 from dicomplan.workflow.memory import refuse_too_large
 from dicomplan.workflow.output import OutputFolder
-from dicomplan.workflow.plan_document import judged, plan_document
+from dicomplan.workflow.plan_document import judged, plan_document, plan_samples
 from dicomplan.workflow.plan_report import report_data
 
 Float32Array = NDArray[np.float32]
@@ -317,7 +317,8 @@ def write_results(
     """Write DICOM files, report and plan.json into ``folder``; returns the document."""
     setup = result.setup
     with clock.stage("write"):
-        scores = judged(result)
+        samples = plan_samples(result)
+        scores = judged(result, samples)
         findings = [*setup.findings]
         structure_set, written = _write_structures(folder, setup, identity)
         findings += written
@@ -326,9 +327,11 @@ def write_results(
             findings += _write_plan_and_dose(
                 folder, request, result, identity, structure_set, failed=status == "failed"
             )
-        document = plan_document(result, status, scores, findings, identify=request.identify, created=identity.created)
+        document = plan_document(
+            result, status, samples, scores, findings, identify=request.identify, created=identity.created
+        )
     document["timings_s"] = clock.total()
-    data = report_data(result, document, identity.created, identify=request.identify)
+    data = report_data(result, samples, document, identity.created, identify=request.identify)
     (folder / "report.html").write_text(render_report(data), encoding="utf-8")
     (folder / "plan.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     for finding in findings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -28,21 +28,32 @@ _MOST_MU_PER_PRESCRIPTION = 5.0
 """Metersets beyond so many times those of an open field are worth a warning: much modulation, much leakage."""
 
 
-def samples_of(result: Result, dose: DoseVolume | None) -> dict[str, DoseSamples | None]:
-    """The dose in every structure, by canonical name; None for each where there is no dose."""
+@dataclass(frozen=True)
+class PlanSamples:
+    """The dose in every structure, by canonical name: ideal and final (None for each where nothing was computed)."""
+
+    ideal: Mapping[str, DoseSamples | None]
+    final: Mapping[str, DoseSamples | None]
+
+
+def plan_samples(result: Result) -> PlanSamples:
+    """Ideal and final dose in every structure."""
+    return PlanSamples(_samples_of(result, result.ideal.dose), _samples_of(result, result.final))
+
+
+def _samples_of(result: Result, dose: DoseVolume | None) -> dict[str, DoseSamples | None]:
     coverages = result.setup.structures.by_name
     if dose is None:
         return dict.fromkeys(coverages)
     return {name: dose_samples(coverage, dose.dose_gy, dose.grid) for name, coverage in coverages.items()}
 
 
-def judged(result: Result) -> tuple[GoalResult, ...]:
+def judged(result: Result, samples: PlanSamples) -> tuple[GoalResult, ...]:
     """The scorecard: hard constraints, then goals; judged on the final dose (nothing, where there is none)."""
     resolved = result.setup.resolved
     if result.final is None:
         return ()
-    wanted = (*resolved.constraints, *resolved.goals)
-    return score(wanted, samples_of(result, result.ideal.dose), samples_of(result, result.final))
+    return score((*resolved.constraints, *resolved.goals), samples.ideal, samples.final)
 
 
 def versions() -> dict[str, str]:
@@ -59,6 +70,7 @@ def versions() -> dict[str, str]:
 def plan_document(
     result: Result,
     status: str,
+    samples: PlanSamples,
     scores: Sequence[GoalResult],
     findings: Sequence[Finding],
     *,
@@ -68,10 +80,10 @@ def plan_document(
     """The document without its timings; it names neither patient nor input files unless ``identify``."""
     setup, resolved = result.setup, result.setup.resolved
     grid = setup.case.density.grid
-    ideal, final = samples_of(result, result.ideal.dose), samples_of(result, result.final)
+    ideal, final = samples.ideal, samples.final
     segments = sum(len(item.segments) for item in result.deliveries)
     total_mu = sum(item.meterset_mu for item in result.deliveries)
-    notes = [*findings, *_plan_findings(result, total_mu)]
+    notes = [*findings, *_plan_findings(result, samples, total_mu)]
     document: dict[str, Any] = {
         "schema": 1,
         "dicomplan": __version__,
@@ -151,7 +163,7 @@ def _quality(result: Result, final: Mapping[str, DoseSamples | None], segments: 
     return quality
 
 
-def _plan_findings(result: Result, total_mu: float) -> list[Finding]:
+def _plan_findings(result: Result, samples: PlanSamples, total_mu: float) -> list[Finding]:
     """What the plan itself gives rise to say."""
     resolved, machine = result.setup.resolved, result.setup.case.machine
     found = []
@@ -173,14 +185,13 @@ def _plan_findings(result: Result, total_mu: float) -> list[Finding]:
                 f"{open_field:.0f} MU of an open field: leakage counts",
             )
         )
-    if result.setup.case.patient_position and result.final is not None:
-        outside = [
-            name
-            for name, samples in samples_of(result, result.final).items()
-            if samples is not None and samples.outside_cc > 0.01 * samples.volume_cc and name != BODY
-        ]
-        if outside:
-            found.append(Finding("warning", f"more than 1 % lies outside of the dose grid of: {', '.join(outside)}"))
+    outside = [
+        name
+        for name, inside in samples.final.items()
+        if inside is not None and inside.outside_cc > 0.01 * inside.volume_cc and name != BODY
+    ]
+    if outside:
+        found.append(Finding("warning", f"more than 1 % lies outside of the dose grid of: {', '.join(outside)}"))
     return found
 
 

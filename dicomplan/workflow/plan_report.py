@@ -33,7 +33,7 @@ from dicomplan.report.values import (
 )
 from dicomplan.sequencing.fluence import fluence_of_segments
 from dicomplan.workflow.beam_geometry import beam_depths
-from dicomplan.workflow.plan_document import samples_of
+from dicomplan.workflow.plan_document import PlanSamples
 
 if TYPE_CHECKING:
     from dicomplan.workflow.plan import Result
@@ -45,7 +45,9 @@ _HU_NOTE = (
 )
 
 
-def report_data(result: Result, document: Mapping[str, Any], created: datetime, *, identify: bool) -> ReportData:
+def report_data(
+    result: Result, samples: PlanSamples, document: Mapping[str, Any], created: datetime, *, identify: bool
+) -> ReportData:
     """All that the report shows. The dose is the final one, or the ideal one where the plan cannot be delivered."""
     setup = result.setup
     shown = result.final if result.final is not None else result.ideal.dose
@@ -56,9 +58,9 @@ def report_data(result: Result, document: Mapping[str, Any], created: datetime, 
         dose=shown,
         isocenter_mm=setup.isocenter_mm,
         structures=_drawings(result),
-        dvhs=_dvhs(result),
+        dvhs=_dvhs(result, samples),
         beams=_beams(result),
-        targets=_targets(result),
+        targets=_targets(result, samples),
         spots=_spots(result, shown),
         densities=_densities(result),
         hu_table=tuple(HuRow(one.hu, one.mass_g_cm3, one.electron_relative, one.material) for one in HU_TABLE),
@@ -94,8 +96,8 @@ def _drawings(result: Result) -> tuple[StructureDrawing, ...]:
     )
 
 
-def _dvhs(result: Result) -> tuple[StructureDvh, ...]:
-    ideal, final = samples_of(result, result.ideal.dose), samples_of(result, result.final)
+def _dvhs(result: Result, samples: PlanSamples) -> tuple[StructureDvh, ...]:
+    ideal, final = samples.ideal, samples.final
     return tuple(
         StructureDvh(name, _curve(ideal[name]), _curve(final[name]), shown=_shown(result, name) and name != BODY)
         for name in result.setup.structures.by_name
@@ -129,20 +131,24 @@ def _beams(result: Result) -> tuple[BeamReport, ...]:
     return tuple(reports)
 
 
-def _targets(result: Result) -> tuple[TargetReport, ...]:
+def _targets(result: Result, samples: PlanSamples) -> tuple[TargetReport, ...]:
+    """The targets that are not empty, whole and without what lies in air or just under the skin."""
     dose = result.final if result.final is not None else result.ideal.dose
+    by_name = samples.final if result.final is not None else samples.ideal
     found = []
     for target in result.setup.resolved.targets:
         whole = result.setup.structures.by_name[target.name]
         part = Coverage(dose.grid, reachable_fraction(result.setup.case, target.name))
-        samples = dose_samples(whole, dose.dose_gy, dose.grid)
+        of_whole = by_name[target.name]
+        if of_whole is None or of_whole.volume_cc <= 0:
+            continue
         of_part = dose_samples(part, dose.dose_gy, dose.grid)
         found.append(
             TargetReport(
                 target.name,
                 target.dose_gy,
                 whole.volume_cc,
-                structure_metrics(samples),
+                structure_metrics(of_whole),
                 part.volume_cc,
                 structure_metrics(of_part) if of_part.volume_cc > 0 else None,
             )
