@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from numba import prange
+from numpy.typing import NDArray
 
 from dicomplan.kernel_cache import kernel
+
+FloatArray = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
+IntArray = NDArray[np.int32]
+Quadratic = tuple[np.float32, np.float32, np.float32]
 
 _ONE = np.float32(1.0)
 _FLOOR = np.float32(1e-6)
@@ -17,7 +23,10 @@ _C2, _C3, _C4, _C5, _C6 = (np.float32(1.0 / n) for n in (2.0, 6.0, 24.0, 120.0, 
 
 
 @kernel()
-def source_ranges(primary, scatter):
+def source_ranges(
+    primary: Float32Array,
+    scatter: Float32Array,
+) -> IntArray:
     """First and last + 1 index along v of energy released in each row (m, u) of the two volumes, int32 (m, u, 2)."""
     planes, rows, width = primary.shape
     found = np.empty((planes, rows, 2), dtype=np.int32)
@@ -35,7 +44,17 @@ def source_ranges(primary, scatter):
 
 
 @kernel(parallel=True)
-def balance(primary, scatter, origin, spacing, axis, totals, step, primary_out, scatter_out):
+def balance(
+    primary: Float32Array,
+    scatter: Float32Array,
+    origin: FloatArray,
+    spacing: FloatArray,
+    axis: FloatArray,
+    totals: FloatArray,
+    step: float,
+    primary_out: Float32Array,
+    scatter_out: Float32Array,
+) -> None:
     """Released energy (z, y, x) over the sum of the cones' shares for the ray through each voxel.
 
     ``origin``: centre of voxel [0, 0, 0] seen from the source, ``axis`` the beam's direction (local x, y, z). ``totals``
@@ -60,7 +79,12 @@ def balance(primary, scatter, origin, spacing, axis, totals, step, primary_out, 
 
 
 @kernel()
-def _blend(near, far, share, out):
+def _blend(
+    near: Float32Array,
+    far: Float32Array,
+    share: np.float32,
+    out: Float32Array,
+) -> None:
     """out = near and far blended by ``share``."""
     keep = _ONE - share
     for v in range(out.shape[0]):
@@ -68,7 +92,14 @@ def _blend(near, far, share, out):
 
 
 @kernel()
-def _blend_rows(plane, u, share, first, last, out):
+def _blend_rows(
+    plane: Float32Array,
+    u: int,
+    share: np.float32,
+    first: int,
+    last: int,
+    out: Float32Array,
+) -> None:
     """out[1 + v] = rows u and u + 1 of the plane blended by ``share``, for first <= v < last; outside the grid 0."""
     rows, width = plane.shape
     low, high = max(first, 0), min(last, width)
@@ -83,13 +114,19 @@ def _blend_rows(plane, u, share, first, last, out):
 
 
 @kernel()
-def _scale(row, weight, out):
+def _scale(
+    row: Float32Array,
+    weight: np.float32,
+    out: Float32Array,
+) -> None:
     for v in range(out.shape[0]):
         out[v] = weight * row[v]
 
 
 @kernel()
-def _grow(x):
+def _grow(
+    x: np.float32,
+) -> np.float32:
     """exp(x) - 1 for x >= 0 from its series at x / 8, doubled three times: no cancellation near 0."""
     y = x * _EIGHTH
     e = y * (_ONE + y * (_C2 + y * (_C3 + y * (_C4 + y * (_C5 + y * _C6)))))
@@ -99,14 +136,26 @@ def _grow(x):
 
 
 @kernel()
-def _inner(x, e, inverse):
+def _inner(
+    x: np.float32,
+    e: np.float32,
+    inverse: np.float32,
+) -> np.float32:
     """(1 - (1 - exp(-x)) / x) / x, by its series where the difference would lose digits."""
     series = _C2 - x * (_C3 - x * (_C4 - x * _C5))
     return series if x < _SMALL else (_ONE - e * inverse) * (_ONE + e) * inverse
 
 
 @kernel()
-def _carry_primary(density, released, flux, deposit, step, rate, share):
+def _carry_primary(
+    density: Float32Array,
+    released: Float32Array,
+    flux: Float32Array,
+    deposit: Float32Array,
+    step: np.float32,
+    rate: Quadratic,
+    share: Quadratic,
+) -> None:
     """Primary energy along a row of lines: the exact solution of the transport equation in each voxel.
 
     ``rate`` (exponent x step) and ``share`` are quadratics in the place along the row. ``flux`` moves on one plane;
@@ -130,7 +179,17 @@ def _carry_primary(density, released, flux, deposit, step, rate, share):
 
 
 @kernel()
-def _carry_scatter(density, released, first, second, deposit, step, rate, again, share):
+def _carry_scatter(
+    density: Float32Array,
+    released: Float32Array,
+    first: Float32Array,
+    second: Float32Array,
+    deposit: Float32Array,
+    step: np.float32,
+    rate: np.float32,
+    again: np.float32,
+    share: Quadratic,
+) -> None:
     """Scattered energy along a row of lines, in two generations of one exponent: exact in each voxel.
 
     The fraction ``again`` of what the first generation loses starts the second. Adds to ``deposit``.
@@ -155,14 +214,25 @@ def _carry_scatter(density, released, first, second, deposit, step, rate, again,
 
 
 @kernel()
-def _spread(row, near, far, deposit, beyond):
+def _spread(
+    row: Float32Array,
+    near: np.float32,
+    far: np.float32,
+    deposit: Float32Array,
+    beyond: Float32Array,
+) -> None:
     """Adds the dose of the lines to the voxels of one row: the transpose of the interpolation that fed the lines."""
     for v in range(row.shape[0]):
         row[v] += near * deposit[v] + far * beyond[v]
 
 
 @kernel()
-def _quadratic(first, middle, last, width):
+def _quadratic(
+    first: float,
+    middle: float,
+    last: float,
+    width: float,
+) -> Quadratic:
     """Coefficients of the parabola through three values at the places 0, width / 2 and width."""
     half = 0.5 * width
     slope = (middle - first) / half
@@ -171,23 +241,47 @@ def _quadratic(first, middle, last, width):
 
 
 @kernel()
-def _cosine(origin, direction, step_v, place):
+def _cosine(
+    origin: FloatArray,
+    direction: FloatArray,
+    step_v: FloatArray,
+    place: float,
+) -> float:
     along = 0.0
     square = 0.0
     for axis in range(3):
         point = origin[axis] + place * step_v[axis]
         along += point * direction[3 + axis]
         square += point * point
-    return along / np.sqrt(square)
+    cosine: float = along / np.sqrt(square)
+    return cosine
 
 
 @kernel()
-def _at(table, cosine):
-    return table[0] + cosine * (table[1] + cosine * table[2])
+def _at(
+    table: FloatArray,
+    cosine: float,
+) -> float:
+    value: float = table[0] + cosine * (table[1] + cosine * table[2])
+    return value
 
 
 @kernel()
-def march(primary, scatter, density, ranges, dose, origin, step_m, step_u, step_v, direction, table, limits, step_cm):
+def march(
+    primary: Float32Array,
+    scatter: Float32Array,
+    density: Float32Array,
+    ranges: IntArray,
+    dose: Float32Array,
+    origin: FloatArray,
+    step_m: FloatArray,
+    step_u: FloatArray,
+    step_v: FloatArray,
+    direction: FloatArray,
+    table: FloatArray,
+    limits: FloatArray,
+    step_cm: float,
+) -> None:
     """Adds to ``dose`` what one cone direction carries through the grid; see collapsed_cone.py for the method.
 
     Volumes are float32 (m, u, v), m being the axis that the direction follows most. ``origin`` is the centre of voxel
@@ -286,8 +380,20 @@ def march(primary, scatter, density, ranges, dose, origin, step_m, step_u, step_
 
 @kernel(parallel=True)
 def march_all(
-    primary, scatter, density, ranges, groups, origin, step_m, step_u, step_v, directions, tables, limits, steps_cm
-):
+    primary: Float32Array,
+    scatter: Float32Array,
+    density: Float32Array,
+    ranges: IntArray,
+    groups: Float32Array,
+    origin: FloatArray,
+    step_m: FloatArray,
+    step_u: FloatArray,
+    step_v: FloatArray,
+    directions: FloatArray,
+    tables: FloatArray,
+    limits: FloatArray,
+    steps_cm: FloatArray,
+) -> None:
     """Sweeps every direction; each of ``groups`` (n, m, u, v) sums a fixed set of them, so bits do not depend on threads."""
     count = groups.shape[0]
     for group in prange(count):

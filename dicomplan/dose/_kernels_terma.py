@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 from numba import prange
+from numpy.typing import NDArray
 
 from dicomplan.kernel_cache import kernel
 
+FloatArray = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
+
 
 @kernel()
-def _integral(cumulative, x, y):
+def _integral(cumulative: FloatArray, x: float, y: float) -> float:
     """Integral of a piecewise constant plane up to (x, y) in pixels: bilinear in its cumulative sums, held outside."""
     rows, columns = cumulative.shape
     x = min(max(x, 0.0), columns - 1.0)
@@ -18,11 +22,12 @@ def _integral(cumulative, x, y):
     fx, fy = x - i, y - j
     near = cumulative[j, i] + fx * (cumulative[j, i + 1] - cumulative[j, i])
     far = cumulative[j + 1, i] + fx * (cumulative[j + 1, i + 1] - cumulative[j + 1, i])
-    return near + fy * (far - near)
+    value: float = near + fy * (far - near)
+    return value
 
 
 @kernel()
-def _box_mean(cumulative, x, y, half_x, half_y):
+def _box_mean(cumulative: FloatArray, x: float, y: float, half_x: float, half_y: float) -> float:
     """Mean of the plane over the box x +- half_x, y +- half_y in pixels."""
     x1, x2, y1, y2 = x - half_x, x + half_x, y - half_y, y + half_y
     total = _integral(cumulative, x2, y2) - _integral(cumulative, x1, y2)
@@ -31,7 +36,31 @@ def _box_mean(cumulative, x, y, half_x, half_y):
 
 
 @kernel()
-def _trace(mass, electron, start, step, source, target, knots, excess, paths):
+def _first_voxel(
+    enter: float, source: float, delta: float, start: float, step: float, count: int
+) -> tuple[int, int, float, float]:
+    """Along one axis: index where the ray enters, step of the index, parameter of the next wall and between walls."""
+    place = (source + enter * delta - start) / step
+    index = min(max(int(np.floor(place)), 0), count - 1)
+    if delta > 0.0:
+        return index, 1, (start + (index + 1) * step - source) / delta, step / delta
+    if delta < 0.0:
+        return index, -1, (start + index * step - source) / delta, -step / delta
+    return index, 0, np.inf, np.inf
+
+
+@kernel()
+def _trace(
+    mass: Float32Array,
+    electron: Float32Array,
+    start: FloatArray,
+    step: FloatArray,
+    source: FloatArray,
+    target: FloatArray,
+    knots: FloatArray,
+    excess: FloatArray,
+    paths: FloatArray,
+) -> None:
     """Radiological paths from ``source`` to ``target`` (local x, y, z, mm): exact lengths in each voxel (Siddon 1985).
 
     ``start`` is the outer corner of voxel [0, 0, 0], ``step`` the voxel size (x, y, z). paths[0] is the path weighted
@@ -53,36 +82,15 @@ def _trace(mass, electron, start, step, source, target, knots, excess, paths):
             enter, leave = max(enter, min(a, b)), min(leave, max(a, b))
     if leave <= enter:
         return
-    index = np.empty(3, dtype=np.int64)
-    move = np.empty(3, dtype=np.int64)
-    following = np.empty(3)
-    between = np.empty(3)
-    for axis in range(3):
-        place = (source[axis] + enter * delta[axis] - start[axis]) / step[axis]
-        index[axis] = min(max(int(np.floor(place)), 0), shape[axis] - 1)
-        if delta[axis] > 0.0:
-            move[axis] = 1
-            between[axis] = step[axis] / delta[axis]
-            following[axis] = (start[axis] + (index[axis] + 1) * step[axis] - source[axis]) / delta[axis]
-        elif delta[axis] < 0.0:
-            move[axis] = -1
-            between[axis] = -step[axis] / delta[axis]
-            following[axis] = (start[axis] + index[axis] * step[axis] - source[axis]) / delta[axis]
-        else:
-            move[axis] = 0
-            between[axis] = np.inf
-            following[axis] = np.inf
+    x, x_move, x_next, x_between = _first_voxel(enter, source[0], delta[0], start[0], step[0], shape[0])
+    y, y_move, y_next, y_between = _first_voxel(enter, source[1], delta[1], start[1], step[1], shape[1])
+    z, z_move, z_next, z_between = _first_voxel(enter, source[2], delta[2], start[2], step[2], shape[2])
     here = enter
     while here < leave:
-        axis = 0
-        if following[1] < following[0]:
-            axis = 1
-        if following[2] < following[axis]:
-            axis = 2
-        there = min(following[axis], leave)
+        there = min(x_next, y_next, z_next, leave)
         part = max(there - here, 0.0) * length * 0.1
-        density = mass[index[2], index[1], index[0]]
-        paths[0] += part * electron[index[2], index[1], index[0]]
+        density = mass[z, y, x]
+        paths[0] += part * electron[z, y, x]
         if density > knots[0]:
             k = 1
             while k < knots.shape[0] - 1 and density > knots[k]:
@@ -92,17 +100,42 @@ def _trace(mass, electron, start, step, source, target, knots, excess, paths):
                 fraction = excess[material, k - 1] + share * (excess[material, k] - excess[material, k - 1])
                 paths[1 + material] += part * density * fraction
         here = there
-        index[axis] += move[axis]
-        if index[axis] < 0 or index[axis] >= shape[axis]:
+        if x_next <= there:
+            x += x_move
+            x_next += x_between
+        if y_next <= there:
+            y += y_move
+            y_next += y_between
+        if z_next <= there:
+            z += z_move
+            z_next += z_between
+        if x < 0 or y < 0 or z < 0 or x >= shape[0] or y >= shape[1] or z >= shape[2]:
             break
-        following[axis] += between[axis]
 
 
 @kernel(parallel=True)
 def terma(
-    mass, electron, start, step, source, axes, distance, cumulative, plane_origin, plane_step, open_range, knots, excess,
-    depth_step, tables, energies, sharpen, primary, scatter, kept,
-):  # fmt: skip
+    mass: Float32Array,
+    electron: Float32Array,
+    start: FloatArray,
+    step: FloatArray,
+    source: FloatArray,
+    axes: FloatArray,
+    distance: float,
+    cumulative: FloatArray,
+    plane_origin: FloatArray,
+    plane_step: FloatArray,
+    open_range: FloatArray,
+    knots: FloatArray,
+    excess: FloatArray,
+    depth_step: float,
+    tables: FloatArray,
+    energies: FloatArray,
+    sharpen: float,
+    primary: Float32Array,
+    scatter: Float32Array,
+    kept: Float32Array,
+) -> None:
     """Energy released per volume (Gy g/cm3 per unit fluence) into ``primary`` and ``scatter``, float32 (z, y, x); what
     metal absorbs beyond its electrons into ``kept`` (no voxels: not wanted).
 
