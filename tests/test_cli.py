@@ -222,13 +222,24 @@ def test_a_missing_path_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["plan"], ["demo"], ["templates"], ["templates", "check"], ["machines", "show"], ["doctor"]]
+    "arguments",
+    [
+        [],
+        ["inspect"],
+        ["convert"],
+        ["plan"],
+        ["demo"],
+        ["templates"],
+        ["templates", "check"],
+        ["machines", "show"],
+        ["doctor"],
+    ],
 )
 def test_help_says_that_it_is_no_medical_device(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "--help"]) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "not a medical device" in words
-    for absent in ("watch", "serve", "evaluate", "inspect", "--techniques", "--explore", "commission"):
+    for absent in ("watch", "serve", "evaluate", "--techniques", "--explore", "commission"):
         assert absent not in words.replace("not a medical device", "")
 
 
