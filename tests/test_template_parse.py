@@ -166,7 +166,7 @@ def test_a_question_mark_where_a_structure_is_used_lets_it_be_absent():
         ("body: {outside: water}", 5, ["'water' is not known", "air"]),
         ("dose: {grid: 3}", 5, ["mm", "3 mm"]),
         ("dose: {grid: 3 cm}", 5, ["mm", "3 cm"]),
-        ("dose: {final: collapsed_cone}", 5, ["not built yet", "pencil_beam"]),
+        ("dose: {influence: collapsed_cone}", 5, ["not built yet", "pencil_beam"]),
         ("dose: {final: monte_carlo}", 5, ["not known", "pencil_beam"]),
         ("delivery: {mode: sliding_window}", 5, ["not built yet"]),
         ("delivery: {max_segments: 4}", 5, ["4 segments for 5 beams"]),

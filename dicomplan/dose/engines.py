@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.beams.delivery import Beam, BeamDelivery
-from dicomplan.dose.fluence import FluencePlane, delivered_plane, field_range_mm, plane_axes
+from dicomplan.dose.collapsed_cone import collapsed_cone_dose
+from dicomplan.dose.fluence import (
+    FluencePlane,
+    box_overlap,
+    delivered_plane,
+    field_range_mm,
+    plane_axes,
+    profile_factor,
+)
 from dicomplan.dose.pencil_beam import (
     BeamSamples,
     Medium,
@@ -21,11 +29,18 @@ from dicomplan.dose.pencil_beam import (
 )
 from dicomplan.dose.pencil_kernel import PencilKernel
 from dicomplan.dose.volume import DoseVolume
+from dicomplan.geometry.frames import beam_frame
 from dicomplan.geometry.grid import VoxelGrid
 from dicomplan.machine.model import MachineModel
+from dicomplan.patient.density import DensityVolume
 
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+
+REPEATED_MM = 60.0
+"""So far beyond the CT's end the last slice is repeated where BODY goes on there: scatter comes from about that far."""
+
+_CALIBRATION_STEP_MM = 2.5
 
 FIELD_MARGIN_MM = 20.0
 """What leaks through leaves and jaws is followed so far beyond the open field, at isocentre."""
@@ -84,11 +99,92 @@ class PencilBeamEngine:
         return pencil_beam_dose(scaled, self.samples(beam), blurred_sigma_mm(self.kernel, self.machine))
 
 
+@dataclass(frozen=True)
+class CollapsedConeEngine:
+    """The collapsed-cone engine; ``density`` on its own grid, that of ``body`` (covered fraction) with slices repeated.
+
+    ``repeated`` (before, after) slices along z stand for the patient where BODY goes on beyond the CT.
+    ``photons_cm2_per_mu`` calibrates it (:func:`collapsed_cone_photons_cm2_per_mu`).
+    """
+
+    machine: MachineModel
+    density: DensityVolume
+    body: Float32Array
+    body_grid: VoxelGrid
+    repeated: tuple[int, int]
+    photons_cm2_per_mu: float
+    patient_position: str
+
+    @property
+    def grid(self) -> VoxelGrid:
+        """The grid of every dose it returns."""
+        return self.body_grid
+
+    def dose_gy_per_fraction(self, beam: Beam, plane: FluencePlane) -> Float32Array:
+        """Dose (z, y, x) in Gy of one fraction of a plane (MU), to medium; 0 outside BODY."""
+        scaled = FluencePlane(plane.values * self.photons_cm2_per_mu, plane.x_mm, plane.y_mm)
+        dose = collapsed_cone_dose(scaled, beam.frame(self.patient_position), self.density, self.machine.beam)
+        inside = dose[self.repeated[0] : self.repeated[0] + self.body_grid.shape[0]]
+        return np.where(self.body > 0, inside, np.float32(0.0))
+
+
+def collapsed_cone_engine(
+    machine: MachineModel, density: DensityVolume, body: Float32Array, patient_position: str
+) -> CollapsedConeEngine:
+    """The engine for a patient: densities on the dose grid (air outside what counts) and the covered fraction of BODY.
+
+    Where BODY reaches the grid's first or last slice, that slice is repeated over :data:`REPEATED_MM` for scatter.
+    """
+    count = int(np.ceil(REPEATED_MM / density.grid.spacing_mm[0]))
+    before, after = (count if bool((body[end] > 0).any()) else 0 for end in (0, -1))
+    shape = density.grid.shape
+    grid = density.grid.crop((-before, 0, 0), (shape[0] + after, shape[1], shape[2]))
+    mass = np.pad(density.mass_g_cm3, ((before, after), (0, 0), (0, 0)), mode="edge")
+    padded = DensityVolume(grid, np.ascontiguousarray(mass), density.beyond_table)
+    photons = collapsed_cone_photons_cm2_per_mu(machine)
+    return CollapsedConeEngine(machine, padded, body, density.grid, (before, after), photons, patient_position)
+
+
+def collapsed_cone_photons_cm2_per_mu(machine: MachineModel) -> float:
+    """Photons/cm2 of the open beam on the axis at the isocentre for 1 MU, by the collapsed cone's own dose.
+
+    Its dose in a water phantom of 300 mm in the calibration field is set equal to the stated Gy/MU.
+    """
+    calibration, step = machine.calibration, _CALIBRATION_STEP_MM
+    across, deep = 2 * round(150.0 / step) + 1, round(300.0 / step)
+    # HFS and gantry 0: the beam runs along +y, and the phantom's surface lies at y = 0
+    half = 0.5 * (across - 1) * step
+    grid = VoxelGrid((across, deep, across), (step, step, step), (-half, 0.5 * step, -half))
+    isocenter = machine.source_axis_distance_mm - calibration.source_surface_distance_mm
+    frame = beam_frame("HFS", (0.0, isocenter, 0.0), 0.0, source_axis_distance_mm=machine.source_axis_distance_mm)
+    edge = 0.5 * calibration.field_mm
+    x_mm, y_mm = plane_axes((-edge, edge), (-edge, edge))
+    field_plane = FluencePlane(profile_factor(machine.beam, x_mm, y_mm), x_mm, y_mm)
+    water = DensityVolume(grid, np.ones(grid.shape, dtype=np.float32))
+    dose = collapsed_cone_dose(field_plane, frame, water, machine.beam)
+    axis = dose[across // 2, :, across // 2]
+    return calibration.dose_per_mu_gy / float(np.interp(calibration.depth_mm, grid.axis_mm(1), axis))
+
+
 def delivery_plane(delivery: BeamDelivery, machine: MachineModel) -> FluencePlane:
     """Fluence plane of one beam's control points, from leaf and jaw positions and metersets alone (1 mm pixels)."""
     x_range, y_range = field_range_mm(delivery.segments, machine, FIELD_MARGIN_MM)
     x_mm, y_mm = plane_axes(x_range, y_range)
     return delivered_plane(delivery.segments, machine, x_mm, y_mm)
+
+
+def direction_planes(deliveries: Sequence[BeamDelivery], machine: MachineModel) -> list[tuple[Beam, FluencePlane]]:
+    """One plane for all beams of the same angles and isocentre, such as the carriage groups of a wide field."""
+    together: dict[tuple[float, ...], list[BeamDelivery]] = {}
+    for item in deliveries:
+        beam = item.beam
+        key = (beam.gantry_angle_deg, beam.collimator_angle_deg, beam.couch_angle_deg, *beam.isocenter_mm)
+        together.setdefault(key, []).append(item)
+    planes = []
+    for items in together.values():
+        segments = tuple(segment for item in items for segment in item.segments)
+        planes.append((items[0].beam, delivery_plane(BeamDelivery(items[0].beam, segments), machine)))
+    return planes
 
 
 def beam_doses(engine: DoseEngine, deliveries: Sequence[BeamDelivery], machine: MachineModel) -> list[Float32Array]:
@@ -108,8 +204,6 @@ def plane_of_beamlets(
     cells: NDArray[np.float64], x_edges_mm: NDArray[np.float64], y_edges_mm: NDArray[np.float64], machine: MachineModel
 ) -> FluencePlane:
     """A beamlet map (rows, cols) in MU as a fluence plane: each beamlet open for its MU, nothing leaks elsewhere."""
-    from dicomplan.dose.fluence import box_overlap, profile_factor
-
     x_mm, y_mm = plane_axes(
         (float(x_edges_mm[0]), float(x_edges_mm[-1])), (float(y_edges_mm[0]), float(y_edges_mm[-1]))
     )

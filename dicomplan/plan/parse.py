@@ -25,6 +25,7 @@ from dicomplan.plan.template import (
     DensityOverride,
     DerivedStructure,
     DoseSettings,
+    FinalEngine,
     Normalization,
     Objective,
     ObjectiveType,
@@ -421,7 +422,7 @@ class _Reader:
             is_ct = isinstance(value, yaml.ScalarNode) and value.value.strip().casefold() == "ct"
             grid = None if is_ct else quantity(value, self.problems, "dose.grid", ("mm",), 0.5, 20.0)
         influence: Literal["pencil_beam"] = self.choice(found, "dose", "influence", "pencil_beam", "dose.influence")
-        final: Literal["pencil_beam"] = self.choice(found, "dose", "final", "pencil_beam", "dose.final")
+        final: FinalEngine = self.choice(found, "dose", "final", DoseSettings.final, "dose.final")
         return DoseSettings(grid, influence, final)
 
     def delivery(self, node: yaml.Node) -> DeliverySettings:

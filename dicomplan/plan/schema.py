@@ -140,7 +140,10 @@ SECTIONS: dict[str, dict[str, Key]] = {
             {"type": "string", "pattern": r"^(ct|[0-9.]+\s*mm)$"},
         ),
         "influence": _choice("Engine of the optimisation: pencil_beam.", "pencil_beam", "collapsed_cone"),
-        "final": _choice("Engine of the final dose: pencil_beam.", "pencil_beam", "collapsed_cone"),
+        "final": Key(
+            "Engine of the final dose: collapsed_cone (accurate, the default) or pencil_beam (fast).",
+            {"enum": ["collapsed_cone", "pencil_beam"]},
+        ),
     },
     "delivery": {
         "mode": _choice("Delivery: step_and_shoot.", "step_and_shoot", "sliding_window"),

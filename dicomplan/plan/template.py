@@ -123,13 +123,16 @@ class DensityOverride:
     line: int = 0
 
 
+FinalEngine = Literal["collapsed_cone", "pencil_beam"]
+
+
 @dataclass(frozen=True)
 class DoseSettings:
     """Dose grid step in mm (None: the CT's own voxels) and engines."""
 
     grid_mm: float | None = 3.0
     influence: Literal["pencil_beam"] = "pencil_beam"
-    final: Literal["pencil_beam"] = "pencil_beam"
+    final: FinalEngine = "collapsed_cone"
 
 
 @dataclass(frozen=True)

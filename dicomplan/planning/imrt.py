@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dicomplan.beams.beamlets import BeamletMap
 from dicomplan.beams.delivery import BeamDelivery
-from dicomplan.dose.engines import DoseEngine, beam_doses, course_dose, plane_of_beamlets
+from dicomplan.dose.engines import DoseEngine, course_dose, direction_planes, plane_of_beamlets
 from dicomplan.dose.influence import FactorisedInfluence
 from dicomplan.dose.volume import DoseVolume
 from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
@@ -75,7 +75,9 @@ def fluence_dose(
 
 def delivered_dose(engine: DoseEngine, deliveries: Sequence[BeamDelivery], case: PlanningCase) -> DoseVolume:
     """Dose of the course of the deliveries' control points, by an engine."""
-    return course_dose(engine.grid, beam_doses(engine, deliveries, case.machine), case.resolved.fractions)
+    planes = direction_planes(deliveries, case.machine)
+    doses = [engine.dose_gy_per_fraction(beam, plane) for beam, plane in planes]
+    return course_dose(engine.grid, doses, case.resolved.fractions)
 
 
 def raised(

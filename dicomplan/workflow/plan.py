@@ -26,11 +26,19 @@ from dicomplan.dicom.source import Study
 from dicomplan.dicom.write_dose import write_dose
 from dicomplan.dicom.write_plan import write_plan
 from dicomplan.dicom.write_structures import write_structure_set
-from dicomplan.dose.engines import PencilBeamEngine, beam_doses, course_dose
+from dicomplan.dose.engines import DoseEngine, PencilBeamEngine, beam_doses, collapsed_cone_engine, course_dose
 from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.influence import FactorisedInfluence, factorised_influence
-from dicomplan.dose.pencil_beam import BeamSamples, blurred_sigma_mm, medium, pencil_beam_dose, photons_cm2_per_mu
-from dicomplan.dose.pencil_kernel import pencil_kernel
+from dicomplan.dose.pencil_beam import (
+    BeamSamples,
+    Medium,
+    beam_samples,
+    blurred_sigma_mm,
+    medium,
+    pencil_beam_dose,
+    photons_cm2_per_mu,
+)
+from dicomplan.dose.pencil_kernel import PencilKernel, pencil_kernel
 from dicomplan.dose.volume import DoseVolume
 from dicomplan.errors import NotDeliverableError, TemplateError
 from dicomplan.evaluation.scorecard import hard_constraints_met
@@ -105,7 +113,9 @@ class Setup:
     resolved: ResolvedTemplate
     structures: StructureCoverages
     case: PlanningCase
-    engine: PencilBeamEngine
+    kernel: PencilKernel
+    around: Medium
+    engine: DoseEngine
     maps: tuple[BeamletMap, ...]
     isocenter_mm: tuple[float, float, float]
     findings: tuple[Finding, ...]
@@ -206,9 +216,14 @@ def prepare(
     with clock.stage("influence"):
         coarse = DensityVolume(grid, box_average(density.mass_g_cm3, density.grid, grid), density.beyond_table)
         planning = PlanningCase(resolved, structures.by_name, coarse, body_on_grid, machine, case.patient_position)
-        clock.progress(Progress("influence", "pencil kernel"))
-        inside = np.flatnonzero(body_on_grid.ravel() > 0)
-        engine = PencilBeamEngine(machine, pencil_kernel(machine.beam), medium(coarse), inside, case.patient_position)
+        clock.progress(Progress("influence", "kernels"))
+        kernel, around = pencil_kernel(machine.beam), medium(coarse)
+        engine: DoseEngine
+        if template.dose.final == "collapsed_cone":
+            engine = collapsed_cone_engine(machine, coarse, body_on_grid, case.patient_position)
+        else:
+            inside = np.flatnonzero(body_on_grid.ravel() > 0)
+            engine = PencilBeamEngine(machine, kernel, around, inside, case.patient_position)
         targets = [structures.by_name[target.name] for target in resolved.targets]
         center = _isocenter(resolved, structures)
         angles = [
@@ -223,9 +238,8 @@ def prepare(
                 maps.append(beamlets(beam, beam.frame(case.patient_position), points, machine.mlc))
             except ValueError as error:
                 raise TemplateError(f"beam {beam.name}: {error}", line=template.beams.line or None) from None
-            engine.samples(beam)
     notes = (*case.findings, *resolved.findings, *structures.findings, *findings)
-    return Setup(study, resolved, structures, planning, engine, tuple(maps), center, notes)
+    return Setup(study, resolved, structures, planning, kernel, around, engine, tuple(maps), center, notes)
 
 
 def _density(
@@ -269,9 +283,12 @@ def make_plan(setup: Setup, folder: Path, identity: Identity, clock: _Clock, can
         specs = derive(setup.resolved)
         named = [spec.region.structure for spec in specs if spec.region.structure != BODY]
         voxels = optimization_voxels(case, tuple(dict.fromkeys(named)))
-        place = np.searchsorted(engine.voxels, voxels.indices)
-        seen = [_at(engine.samples(one.beam), place) for one in setup.maps]
-        influence = factorised_influence(setup.maps, seen, engine.kernel, case.machine, fractions)
+        seen = []
+        for one in setup.maps:
+            clock.progress(Progress("optimize", f"depths of {one.beam.name}"))
+            frame = one.beam.frame(case.patient_position)
+            seen.append(beam_samples(frame, setup.around, voxels.indices, setup.kernel))
+        influence = factorised_influence(setup.maps, seen, setup.kernel, case.machine, fractions)
         ideal = optimise_fluence(case, influence, voxels, specs, engine, clock.progress, cancel)
     point_dose = _point_dose(setup, {_direction(one.beam): part for one, part in zip(setup.maps, seen, strict=True)})
     limit = setup.resolved.template.delivery.max_segments
@@ -305,10 +322,6 @@ def make_plan(setup: Setup, folder: Path, identity: Identity, clock: _Clock, can
         doses = tuple(beam_doses(engine, deliveries, case.machine))
         final = course_dose(engine.grid, doses, fractions)
     return Result(setup, voxels, influence, ideal, delivered, scaling, deliveries, doses, final, ())
-
-
-def _at(samples: BeamSamples, place: NDArray[np.int64]) -> BeamSamples:
-    return BeamSamples(samples.u_mm[place], samples.v_mm[place], samples.weight[place])
 
 
 def write_results(
@@ -429,9 +442,9 @@ def _write_plan_and_dose(
 
 def _point_dose(setup: Setup, seen: Mapping[tuple[float, ...], BeamSamples]) -> PointDose:
     """The pencil beam's dose at the optimisation voxels, for the optimised beams and their carriage groups."""
-    engine, machine = setup.engine, setup.case.machine
-    photons = photons_cm2_per_mu(machine, engine.kernel)
-    sigma = blurred_sigma_mm(engine.kernel, machine)
+    machine = setup.case.machine
+    photons = photons_cm2_per_mu(machine, setup.kernel)
+    sigma = blurred_sigma_mm(setup.kernel, machine)
 
     def dose(delivery: BeamDelivery, plane: FluencePlane) -> Float32Array:
         scaled = FluencePlane(plane.values * photons, plane.x_mm, plane.y_mm)
