@@ -132,6 +132,7 @@ def terma(
     tables: FloatArray,
     energies: FloatArray,
     sharpen: float,
+    softening: float,
     primary: Float32Array,
     scatter: Float32Array,
     kept: Float32Array,
@@ -143,7 +144,8 @@ def terma(
     water-equivalent path: primary, scatter, their extra release per fraction of bone (2 rows), log attenuation
     per g/cm2 of bone (1 row). ``energies`` (3 + materials, bins): photons x energy x Gy per MeV/g, primary
     fraction, attenuation of water, and of each material beyond its electrons. ``sharpen`` times the second differences of
-    the mean fluence from box to box are taken off.
+    the mean fluence from box to box are taken off. ``softening`` (per mm): paths count 1 + softening x radius in the
+    isocentre plane times.
     """
     nz, ny, nx = mass.shape
     materials = excess.shape[0]
@@ -187,6 +189,8 @@ def terma(
                 if opening == 0.0:
                     continue
                 _trace(mass, electron, start, step, source, target, knots, excess, paths)
+                if softening != 0.0:
+                    paths *= 1.0 + softening * np.sqrt(px * px + py * py)
                 fluence = opening * distance**2 / (r0 * r0 + r1 * r1 + r2 * r2)
                 density = mass[z, y, x]
                 dense = electron[z, y, x]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dicomplan.dose.electrons import electron_dose
 from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.kernel_fit import ConeSet, cone_set, fit_kernel
 from dicomplan.dose.point_kernels import load_point_kernels
@@ -70,6 +71,8 @@ def collapsed_cone_dose(
         dose *= released.electron_relative / mass
         if released.kept.size:
             dose += released.kept / mass
+    if beam.electron_weight > 0.0:
+        dose += electron_dose(fluence, frame, released.grid, released.electron_relative, beam)
     return dose
 
 

@@ -16,6 +16,8 @@ FloatArray = NDArray[np.float64]
 PLANE_STEP_MM = 1.0
 """Pixel of a fluence plane at isocentre: a leaf edge within a pixel counts by the area it uncovers."""
 
+_EXTRA_FOCAL_REACH = 2.5  # standard deviations; what is beyond is less than 1 % of a few per cent
+
 _FWHM_PER_SIGMA = float(2.0 * np.sqrt(2.0 * np.log(2.0)))
 
 
@@ -84,7 +86,10 @@ def aperture_transmission(aperture: Aperture, machine: MachineModel, x_mm: Float
     """(ny, nx) transmitted fraction of the primary fluence through one aperture, before source blur and profile.
 
     1 where neither leaf nor jaw covers, the leaves' transmission under a leaf, the jaws' times that under a jaw; pixels
-    that an edge crosses count by area. The radiation edge lies ``leaf_end_offset_mm`` behind each leaf tip.
+    that an edge crosses count by area. The radiation edge lies ``leaf_end_offset_mm`` behind each leaf tip. Along an
+    exposed leaf side, tongues and grooves leave a strip that half the leaf's height shields: the square root of the
+    leaves' transmission. It is half of ``tongue_and_groove_mm`` wide: sides with a tongue reach out by all of it, those
+    with a groove by nothing, and which is which is left open.
     """
     mlc = machine.mlc
     opened = _leaf_opening(aperture, mlc, x_mm, y_mm)
@@ -108,7 +113,24 @@ def _leaf_opening(aperture: Aperture, mlc: MlcModel, x_mm: FloatArray, y_mm: Flo
     along = box_overlap(first, second, x_mm)
     across = box_overlap(mlc.leaf_boundaries_mm[:-1], mlc.leaf_boundaries_mm[1:], y_mm)
     opened: FloatArray = across.T @ along
+    if mlc.tongue_and_groove_mm > 0:
+        through = (np.sqrt(mlc.transmission) - mlc.transmission) / (1.0 - mlc.transmission)
+        opened -= (1.0 - through) * _exposed_sides(first, second, along, mlc, x_mm, y_mm)
     return opened
+
+
+def _exposed_sides(
+    first: FloatArray, second: FloatArray, along: FloatArray, mlc: MlcModel, x_mm: FloatArray, y_mm: FloatArray
+) -> FloatArray:
+    """(ny, nx) share of each pixel that lies in a strip beside a leaf whose neighbour is open."""
+    strip = 0.5 * mlc.tongue_and_groove_mm
+    low, high = np.maximum(first[:-1], first[1:]), np.minimum(second[:-1], second[1:])
+    both = box_overlap(low, np.maximum(low, high), x_mm)
+    inner = mlc.leaf_boundaries_mm[1:-1]
+    below = box_overlap(inner - strip, inner, y_mm).T @ (along[:-1] - both)
+    above = box_overlap(inner, inner + strip, y_mm).T @ (along[1:] - both)
+    exposed: FloatArray = below + above
+    return exposed
 
 
 def delivered_plane(
@@ -116,12 +138,86 @@ def delivered_plane(
 ) -> FluencePlane:
     """Fluence plane of step-and-shoot segments: transmitted fraction x meterset (MU), off-axis profile applied.
 
-    The blur by the source's size is the engines' part: they know how far behind the edge they look.
+    The blur by the source's size is the engines' part: they know how far behind the edge they look. With an
+    extra-focal source the plane is wider than ``x_mm`` and ``y_mm``.
     """
     total = np.zeros((len(y_mm), len(x_mm)))
     for segment in segments:
         total += segment.meterset_mu * aperture_transmission(segment.aperture, machine, x_mm, y_mm)
-    return FluencePlane(total * profile_factor(machine.beam, x_mm, y_mm), x_mm, y_mm)
+    return both_sources(total, machine, x_mm, y_mm)
+
+
+def open_plane(x_range_mm: tuple[float, float], y_range_mm: tuple[float, float], machine: MachineModel) -> FluencePlane:
+    """Fluence plane of a rectangular field (mm at isocentre) that nothing leaks into: what calibrations are made with."""
+    x_mm, y_mm = plane_axes(x_range_mm, y_range_mm)
+    along = box_overlap(np.array([x_range_mm[0]]), np.array([x_range_mm[1]]), x_mm)
+    across = box_overlap(np.array([y_range_mm[0]]), np.array([y_range_mm[1]]), y_mm)
+    return both_sources(across.T @ along, machine, x_mm, y_mm)
+
+
+def both_sources(opened: FloatArray, machine: MachineModel, x_mm: FloatArray, y_mm: FloatArray) -> FluencePlane:
+    """Fluence plane behind an opening (ny, nx): ((1 - w) opened x off-axis profile + w x extra-focal fluence) / n.
+
+    The weight w is the beam's ``extra_focal_weight``; n makes the sum 1 on the axis of the calibration field, so that the
+    calibration holds whatever w is. Two-source model of this kind: P. Dunscombe and J. Nieminen, Med Phys 19 (1992)
+    1441-1448. The plane is widened to where the extra-focal fluence ends. Its own blur is in it; the primary part's is not.
+    """
+    beam = machine.beam
+    primary = opened * profile_factor(beam, x_mm, y_mm)
+    weight = beam.extra_focal_weight
+    if weight == 0.0:
+        return FluencePlane(primary, x_mm, y_mm)
+    plane = extra_focal_plane(opened, machine, x_mm, y_mm)
+    margin = (len(plane.x_mm) - len(x_mm)) // 2
+    values = weight * plane.values
+    values[margin:-margin, margin:-margin] += (1.0 - weight) * primary
+    return FluencePlane(values / calibration_field_fluence(machine), plane.x_mm, plane.y_mm)
+
+
+def extra_focal_plane(opened: FloatArray, machine: MachineModel, x_mm: FloatArray, y_mm: FloatArray) -> FluencePlane:
+    """Fluence of the extra-focal source alone, of weight 1, behind an opening (ny, nx): 1 where nothing covers it.
+
+    The source is a Gaussian in a plane h from the primary source. From the point p of the isocentre plane (distance S)
+    it is seen through the collimator (distance c), whose opening has its size stated at isocentre: the line from p to the
+    source's point s passes it at m p + b s with m = S (c - h) / (c (S - h)) and b = S (S - c) / (c (S - h)), by similar
+    triangles. The fluence at p is so the opening convolved with a Gaussian of b times the source's width, read at m p. All
+    edges are taken at the one distance c.
+    """
+    near, blur = _extra_focal_view(machine)
+    step = float(x_mm[1] - x_mm[0])
+    margin = int(np.ceil(_EXTRA_FOCAL_REACH * blur / near / step))
+    wide = [step * np.arange(-margin, len(axis) + margin) + axis[0] for axis in (x_mm, y_mm)]
+    along, across = (_seen(axis, near * at, blur) for axis, at in zip((x_mm, y_mm), wide, strict=True))
+    return FluencePlane(across @ opened @ along.T, wide[0], wide[1])
+
+
+def calibration_field_fluence(machine: MachineModel) -> float:
+    """n of :func:`both_sources`: 1 - w and w times what the calibration field shows of the extra-focal source."""
+    from scipy.special import ndtr
+
+    weight = machine.beam.extra_focal_weight
+    if weight == 0.0:
+        return 1.0
+    _, blur = _extra_focal_view(machine)
+    shown = (2.0 * float(ndtr(0.5 * machine.calibration.field_mm / blur)) - 1.0) ** 2
+    return 1.0 - weight + weight * shown
+
+
+def _extra_focal_view(machine: MachineModel) -> tuple[float, float]:
+    """m, and b times the source's standard deviation (mm), of :func:`extra_focal_plane`."""
+    beam, total = machine.beam, machine.source_axis_distance_mm
+    edge, source = beam.collimator_distance_mm, beam.extra_focal_distance_mm
+    scale = total / (edge * (total - source))
+    return scale * (edge - source), beam.extra_focal_fwhm_mm / _FWHM_PER_SIGMA * scale * (total - edge)
+
+
+def _seen(centres_mm: FloatArray, at_mm: FloatArray, sigma_mm: float) -> FloatArray:
+    from scipy.special import ndtr
+
+    half = 0.5 * (centres_mm[1] - centres_mm[0])
+    upper, lower = centres_mm[None, :] + half - at_mm[:, None], centres_mm[None, :] - half - at_mm[:, None]
+    share: FloatArray = ndtr(upper / sigma_mm) - ndtr(lower / sigma_mm)
+    return share
 
 
 def field_range_mm(

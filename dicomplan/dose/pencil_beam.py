@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.dose._kernels_pencil import depth_weights, gather, scatter
-from dicomplan.dose.fluence import FluencePlane, plane_axes, profile_factor, source_sigma_mm
+from dicomplan.dose.fluence import FluencePlane, open_plane, plane_axes, source_sigma_mm
 from dicomplan.dose.pencil_kernel import PencilKernel
 from dicomplan.dose.point_kernels import GY_CM2_PER_MEV_MM
 from dicomplan.geometry.frames import BeamFrame
@@ -90,6 +90,8 @@ def beam_samples(frame: BeamFrame, around: Medium, voxels: NDArray[np.int64], ke
     points = voxel_centres_mm(around.grid, voxels)
     depth = path_integral(around.electron_relative, around.grid, frame.source_mm, points)
     projected = frame.project(points)
+    if kernel.softening_per_mm != 0.0:
+        depth *= (1.0 + kernel.softening_per_mm * np.hypot(projected[:, 0], projected[:, 1])).astype(np.float32)
     distance = np.linalg.norm(points - frame.source_mm, axis=-1)
     sad = frame.source_axis_distance_mm
     scale = (distance / sad * around.averaged.ravel()[voxels]).astype(np.float32)
@@ -209,8 +211,7 @@ def photons_cm2_per_mu(machine: MachineModel, kernel: PencilKernel) -> float:
     """
     calibration, sad = machine.calibration, machine.source_axis_distance_mm
     half = 0.5 * calibration.field_mm
-    x_mm, y_mm = plane_axes((-half, half), (-half, half))
-    field = FluencePlane(profile_factor(machine.beam, x_mm, y_mm), x_mm, y_mm)
+    field = open_plane((-half, half), (-half, half), machine)
     axis = np.zeros(1)
     maps = convolved(field, blurred_sigma_mm(kernel, machine), axis, axis)
     distance = calibration.source_surface_distance_mm + calibration.depth_mm

@@ -133,8 +133,9 @@ def terma(
     where the voxel's axes are the beam's), and the attenuation of the exact path to its centre: electron density times
     the coefficients of water, plus what bone, titanium and gold attenuate beyond their electrons. Outside of the
     density's grid there is nothing. The fluence is that of an isotropic point source: per cm2 square to the ray it
-    falls with the inverse square of the distance. ``sharpen``: how much of the fluence's second differences from voxel to
-    voxel is taken off, for a transport that blurs the edges it gets; the sum stays, voxels just outside an edge go below 0.
+    falls with the inverse square of the distance. Off the axis the path counts 1 + softening x radius times.
+    ``sharpen``: how much of the fluence's second differences from voxel to voxel is taken off, for a transport that blurs
+    the edges it gets; the sum stays, voxels just outside an edge go below 0.
     """
     from dicomplan.dose import _kernels_terma
 
@@ -175,6 +176,7 @@ def terma(
             depth_tables(spectrum),
             spectrum,
             sharpen,
+            beam.softening_per_mm,
             primary,
             scatter,
             kept,

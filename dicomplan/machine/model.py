@@ -63,12 +63,14 @@ class BeamModel:
     ``profile_radius_mm`` / ``profile_factor``: off-axis energy fluence relative to an isotropic point source, which
     sends as much into each solid angle; 1 on the axis; the radius is that of the ray in the isocentre plane.
     ``softening_per_mm``: s in mu(r) = mu(0) (1 + s r), mu the mean attenuation coefficient of the spectrum in water, r
-    the radius in the isocentre plane; positive behind a flattening filter, where the beam is softer off axis.
+    the radius in the isocentre plane; positive behind a flattening filter, where the beam is softer off axis. Only the
+    attenuation follows it: the profile is that of the release in water, which a small chamber in air sees.
     ``extra_focal_weight``: share of the on-axis fluence of a large open field at isocentre that comes from the
     extra-focal source, a Gaussian of full width at half maximum ``extra_focal_fwhm_mm`` in a plane
-    ``extra_focal_distance_mm`` from the primary source (both measured in that plane, none at isocentre).
-    ``electron_weight`` and ``electron_depth_mm``: electron contamination w exp(-z / d), dose at the surface of the
-    calibration field relative to the calibration dose, and depth d in water at which it has fallen to 1/e.
+    ``extra_focal_distance_mm`` from the primary source (both measured in that plane, none at isocentre). The fluence of
+    the calibration field is the unit of all.
+    ``electron_weight`` and ``electron_depth_mm``: electron contamination w exp(-z / d), dose at the surface of a large
+    open field relative to the energy that its photons release there, and depth d in water at which it has fallen to 1/e.
     """
 
     nominal_energy_mv: float
