@@ -24,7 +24,7 @@ constraints:
 goals:
   - PTV_5000: [D95% >= 47.5 Gy]
   - Ring: [Dmean <= 35 Gy]
-dose: {grid: 5 mm, influence: pencil_beam}
+dose: {grid: 5 mm}
 """
 
 

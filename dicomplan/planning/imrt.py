@@ -32,6 +32,7 @@ _ACROSS = 0.5  # roughness across leaves counts less than along them: leaf pairs
 _FIRST = SolverSettings(max_iterations=200)
 _AGAIN = SolverSettings(max_iterations=80)
 _ROUNDS = 3  # of reweighting unmet goals
+_WORTH = 0.97  # a round that does not lower the loss to this part of the best one is the last
 _RAISE = 3.0  # the weight of an unmet goal grows by this in each round
 
 
@@ -128,12 +129,13 @@ def optimise_fluence(
         dose = fluence_dose(engine, maps, fluences, case)
         values = goal_values(case, dose.dose_gy)
         found = IdealPlan(fluences, dose, values, current, iterations, tuple(objective))
+        worth = best is None or plan_loss(values) < tuple(_WORTH * part for part in plan_loss(best.values))
         if best is None or plan_loss(values) < plan_loss(best.values):
             best = found
         # what the accurate engine says otherwise is held while the fluence is optimised again
         plain = np.asarray(operator.forward(solution.fluence), dtype=np.float64)
         offset = dose.dose_gy.ravel()[voxels.indices].astype(np.float64) - plain
-        if plan_loss(values) == (0.0, 0.0):
+        if plan_loss(values) == (0.0, 0.0) or (turn > 0 and not worth):
             break
         current = raised(current, values)
     assert best is not None

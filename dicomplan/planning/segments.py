@@ -35,6 +35,7 @@ _LEVELS = 30.0  # steps between nothing and the highest fluence of the plan, if 
 _SETTINGS = SolverSettings(max_iterations=150, relative_change=5e-4)
 _AGAIN = SolverSettings(max_iterations=60, relative_change=5e-4)
 _COARSER = 1.2  # the step grows by this until the segments are few enough
+_WORTH = 0.97  # a round that does not lower the loss to this part of the best one is the last
 _MARGIN = 1.002  # of the minimum meterset, so that printed digits never fall below it
 
 PointDose = Callable[[BeamDelivery, FluencePlane], Float32Array]
@@ -147,9 +148,11 @@ def deliver(
         dose = delivered_dose(engine, deliveries, case)
         values = goal_values(case, dose.dose_gy)
         found = DeliveredPlan(sequenced, deliveries, dose, values, tuple(passes))
-        if best is None or plan_loss(values) < plan_loss(best.values):
+        hard, soft = plan_loss(values)
+        worth = best is None or hard > 0 or soft < _WORTH * plan_loss(best.values)[1]
+        if best is None or (hard, soft) < plan_loss(best.values):
             best = found
-        if plan_loss(values) == (0.0, 0.0):
+        if (hard, soft) == (0.0, 0.0) or not worth:
             break
         accurate = dose.dose_gy.ravel()[voxels.indices].astype(np.float64)
         difference = accurate - np.asarray(influence.forward(metersets), dtype=np.float64)

@@ -26,7 +26,15 @@ from dicomplan.dicom.source import Study
 from dicomplan.dicom.write_dose import write_dose
 from dicomplan.dicom.write_plan import write_plan
 from dicomplan.dicom.write_structures import write_structure_set
-from dicomplan.dose.engines import DoseEngine, PencilBeamEngine, beam_doses, collapsed_cone_engine, course_dose
+from dicomplan.dose.engines import (
+    DoseEngine,
+    PencilBeamEngine,
+    beam_doses,
+    collapsed_cone_engine,
+    course_dose,
+    delivery_plane,
+    direction_planes,
+)
 from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.influence import FactorisedInfluence, factorised_influence
 from dicomplan.dose.pencil_beam import (
@@ -123,7 +131,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Result:
-    """What planning made. ``beam_doses_gy`` of one fraction, in the order of ``deliveries``; None: not deliverable."""
+    """What planning made; ``final`` is None where the plan cannot be delivered.
+
+    In the order of ``deliveries``: ``point_doses_gy``, the dose of one fraction at the isocentre (None outside the dose
+    grid), and ``beam_doses_gy`` of one fraction on the dose grid, only where they were asked for.
+    """
 
     setup: Setup
     voxels: OptimizationVoxels
@@ -132,6 +144,7 @@ class Result:
     delivered: DeliveredPlan | None
     normalization: NormalizationResult | None
     deliveries: tuple[BeamDelivery, ...]
+    point_doses_gy: tuple[float | None, ...]
     beam_doses_gy: tuple[Float32Array, ...]
     final: DoseVolume | None
     violations: tuple[str, ...]
@@ -186,7 +199,7 @@ def run_plan(
         log.hide(*_private_texts(study, request))
         setup = prepare(study, template, machine, request.template, clock, cancel)
         identity = Identity(_entropy(study, template, machine), created)
-        result = make_plan(setup, folder, identity, clock, cancel)
+        result = make_plan(setup, folder, identity, clock, cancel, want_beam_doses=request.beam_doses)
         document = write_results(folder, request, result, identity, clock, log)
     report = destination.target / "report.html"
     return PlanOutcome(_EXIT_CODES[document["status"]], destination.target, document, report)
@@ -275,7 +288,9 @@ def _isocenter(resolved: ResolvedTemplate, structures: StructureCoverages) -> tu
     return isocenter_mm([structures.by_name[name] for name in names])
 
 
-def make_plan(setup: Setup, folder: Path, identity: Identity, clock: _Clock, cancel: Cancel) -> Result:
+def make_plan(
+    setup: Setup, folder: Path, identity: Identity, clock: _Clock, cancel: Cancel, *, want_beam_doses: bool
+) -> Result:
     """Optimise, sequence, and compute the dose of the control points as an RTPLAN holds them."""
     case, engine = setup.case, setup.engine
     fractions = setup.resolved.fractions
@@ -296,7 +311,7 @@ def make_plan(setup: Setup, folder: Path, identity: Identity, clock: _Clock, can
         with clock.stage("sequence"):
             delivered = deliver(case, setup.maps, ideal, voxels, engine, point_dose, limit, clock.progress, cancel)
     except NotDeliverableError as error:
-        return Result(setup, voxels, influence, ideal, None, None, (), (), None, (error.message,))
+        return Result(setup, voxels, influence, ideal, None, None, (), (), (), None, (error.message,))
     scaling = normalization(case, delivered.dose.dose_gy)
     deliveries = delivered.deliveries
     if scaling is not None:
@@ -318,10 +333,43 @@ def make_plan(setup: Setup, folder: Path, identity: Identity, clock: _Clock, can
         path.unlink()
         broken = tuple(text for item in deliveries for text in violations(item, case.machine))
         if broken:
-            return Result(setup, voxels, influence, ideal, delivered, scaling, deliveries, (), None, broken)
-        doses = tuple(beam_doses(engine, deliveries, case.machine))
-        final = course_dose(engine.grid, doses, fractions)
-    return Result(setup, voxels, influence, ideal, delivered, scaling, deliveries, doses, final, ())
+            return Result(setup, voxels, influence, ideal, delivered, scaling, deliveries, (), (), None, broken)
+        planes = direction_planes(deliveries, case.machine)
+        by_direction = {_direction(beam): engine.dose_gy_per_fraction(beam, plane) for beam, plane in planes}
+        final = course_dose(engine.grid, list(by_direction.values()), fractions)
+        points = _point_doses(setup, deliveries, by_direction)
+        doses = tuple(beam_doses(engine, deliveries, case.machine)) if want_beam_doses else ()
+    return Result(setup, voxels, influence, ideal, delivered, scaling, deliveries, points, doses, final, ())
+
+
+def _point_doses(
+    setup: Setup, deliveries: Sequence[BeamDelivery], by_direction: Mapping[tuple[float, ...], Float32Array]
+) -> tuple[float | None, ...]:
+    """Dose of each beam at the isocentre, Gy of one fraction; None where it lies outside the dose grid.
+
+    Carriage groups of one direction share that direction's dose as the pencil beam shares it out.
+    """
+    grid = setup.around.grid
+    index = tuple(np.rint(grid.index_from_patient(setup.isocenter_mm)).astype(int))
+    if not all(0 <= at < size for at, size in zip(index, grid.shape, strict=True)):
+        return (None,) * len(deliveries)
+    voxel = np.array([np.ravel_multi_index(index, grid.shape)])
+    seen = {
+        _direction(one.beam): beam_samples(
+            one.beam.frame(setup.case.patient_position), setup.around, voxel, setup.kernel
+        )
+        for one in setup.maps
+    }
+    alone = _point_dose(setup, seen)
+    shares = [float(alone(item, delivery_plane(item, setup.case.machine))[0]) for item in deliveries]
+    totals: dict[tuple[float, ...], float] = {}
+    for item, share in zip(deliveries, shares, strict=True):
+        totals[_direction(item.beam)] = totals.get(_direction(item.beam), 0.0) + share
+    return tuple(
+        float(by_direction[_direction(item.beam)][index])
+        * (share / totals[_direction(item.beam)] if share > 0 else 0.0)
+        for item, share in zip(deliveries, shares, strict=True)
+    )
 
 
 def write_results(
@@ -337,9 +385,7 @@ def write_results(
         findings += written
         status = "not_deliverable" if result.final is None else "accepted" if hard_constraints_met(scores) else "failed"
         if result.final is not None:
-            findings += _write_plan_and_dose(
-                folder, request, result, identity, structure_set, failed=status == "failed"
-            )
+            _write_plan_and_dose(folder, result, identity, structure_set, failed=status == "failed")
         document = plan_document(
             result, status, samples, scores, findings, identify=request.identify, created=identity.created
         )
@@ -376,21 +422,16 @@ def _write_structures(folder: Path, setup: Setup, identity: Identity) -> tuple[M
 
 def _write_plan_and_dose(
     folder: Path,
-    request: PlanRequest,
     result: Result,
     identity: Identity,
     derived_numbers: Mapping[str, int],
     *,
     failed: bool,
-) -> list[Finding]:
+) -> None:
     setup, fractions = result.setup, result.setup.resolved.fractions
     assert result.final is not None
     grid = result.final.grid
     center = setup.isocenter_mm
-    index = tuple(np.rint(grid.index_from_patient(center)).astype(int))
-    inside = all(0 <= at < size for at, size in zip(index, grid.shape, strict=True))
-    # one point for all beams: the isocentre, where it lies in the dose grid
-    at_point = [float(dose[index]) if inside else None for dose in result.beam_doses_gy]
     depths = [beam_depths(item.beam, setup.case, setup.structures.by_name[BODY]) for item in result.deliveries]
     numbers = {name: setup.study.case.structure(roi).number for name, roi in setup.resolved.roi_names.items()}
     place = folder / "failed" if failed else folder
@@ -408,8 +449,8 @@ def _write_plan_and_dose(
         structure_set_uid=identity.uid("RTSTRUCT"),
         patient_position=setup.case.patient_position,
         name=setup.resolved.template.name,
-        beam_doses_gy=at_point,
-        beam_dose_point_mm=center if inside else None,
+        beam_doses_gy=result.point_doses_gy,
+        beam_dose_point_mm=None if None in result.point_doses_gy else center,
         ssd_mm=[one.source_surface_distance_mm for one in depths],
         target_roi_numbers={name: number for name, number in {**numbers, **derived_numbers}.items() if name in present},
         failed=failed,
@@ -424,7 +465,7 @@ def _write_plan_and_dose(
         failed=failed,
         density_overrides=overridden,
     )
-    if request.beam_doses:
+    if result.beam_doses_gy:
         for item, dose in zip(result.deliveries, result.beam_doses_gy, strict=True):
             write_dose(
                 folder / f"RTDOSE_{item.beam.number}.dcm",
@@ -437,7 +478,6 @@ def _write_plan_and_dose(
                 failed=failed,
                 density_overrides=overridden,
             )
-    return []
 
 
 def _point_dose(setup: Setup, seen: Mapping[tuple[float, ...], BeamSamples]) -> PointDose:
