@@ -29,11 +29,10 @@ def dose_grid(ct_grid: VoxelGrid, body: Coverage, step_mm: float | None) -> Voxe
         centres = ct_grid.axis_mm(axis)
         spacing[axis] = pixel * multiple / parts
         if multiple > 1 or parts == 1:
-            # the pixel that holds BODY's edge, then every n-th: the last voxel reaches over the far edge
-            first = int(np.clip(math.floor((low - centres[0]) / pixel + 0.5 + _SAME), 0, len(centres) - 1))
-            start[axis] = centres[first]
-            count = max(1, math.ceil((high - start[axis]) / spacing[axis] - 0.5 - _SAME) + 1)
-            shape[axis] = min(count, (len(centres) - 1 - first) // multiple + 1)
+            held = int(np.clip(math.floor((low - centres[0]) / pixel + 0.5 + _SAME), 0, len(centres) - 1))
+            start[axis] = centres[_first_pixel(held, multiple, (high - centres[0]) / pixel, len(centres))]
+            # the last voxel reaches over BODY's far edge
+            shape[axis] = max(1, math.ceil((high - start[axis]) / spacing[axis] - 0.5 - _SAME) + 1)
         else:
             before = math.ceil((centres[0] - low) / spacing[axis] - 0.5 - _SAME)
             offset = -before if before > 0 else math.floor((low - centres[0]) / spacing[axis] + 0.5 + _SAME)
@@ -46,6 +45,20 @@ def dose_grid(ct_grid: VoxelGrid, body: Coverage, step_mm: float | None) -> Voxe
         spacing_mm=(spacing[0], spacing[1], spacing[2]),
         origin_mm=(float(origin[0]), float(origin[1]), float(origin[2])),
     )
+
+
+def _first_pixel(held: int, multiple: int, far: float, count: int) -> int:
+    """Index of the CT pixel that is the first voxel's centre: near ``held``, the one that holds BODY's near edge.
+
+    If any choice makes every ``multiple``-th of the CT's ``count`` pixels cover BODY up to its far edge ``far``
+    (fractional index), the nearest such one; else ``held``, and the last voxel's centre lies beyond the CT.
+    """
+    aside = (multiple - 1) // 2
+    for first in sorted(range(max(0, held - aside), held + aside + 1), key=lambda index: abs(index - held)):
+        last = first + (count - 1 - first) // multiple * multiple
+        if last + 0.5 * multiple >= far - _SAME:
+            return first
+    return held
 
 
 def _steps(pixel_mm: float, step_mm: float | None) -> tuple[int, int]:
