@@ -34,6 +34,9 @@ class PlanRequest:
     structure_set: str | None = None
     series: str | None = None
     patient_position: str | None = None
+    repair: bool = False
+    bridge: bool = False
+    max_study_size: int = 20 * 10**9
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from dicomplan.cli.options import Commands, existing_paths
 from dicomplan.cli.session import Session, printable, table
+from dicomplan.cli.study_options import add_study_options
 
 if TYPE_CHECKING:
     from dicomplan.workflow.plan import PlanOutcome
 
-_POSITIONS = ("HFS", "HFP", "FFS", "FFP", "HFDR", "HFDL", "FFDR", "FFDL")
 _VERDICTS = {
     "accepted": "Plan accepted: every hard constraint is met on the final dose.",
     "failed": "Plan FAILED: a hard constraint is broken on the final dose; the RTPLAN lies in failed/.",
@@ -24,7 +24,7 @@ _VERDICTS = {
 def add(commands: Commands) -> None:
     """Add the command ``plan`` to the command line."""
     parser = commands.add("plan", "plan a study: CT and RTSTRUCT in; RTPLAN, RTDOSE, RTSTRUCT and a report out", run)
-    parser.add_argument("study", nargs="+", metavar="STUDY", help="a folder (searched recursively), a zip, or files")
+    add_study_options(parser)
     parser.add_argument(
         "--template", required=True, metavar="T", help="a shipped template (see `templates list`) or a template file"
     )
@@ -34,10 +34,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--identify", action="store_true", help="let log, plan.json and report name the patient and the input files"
     )
-    parser.add_argument("--structure-set", metavar="UID", help="the RTSTRUCT to use, by SOP Instance UID")
-    parser.add_argument("--series", metavar="UID", help="the CT series to use, by Series Instance UID")
     parser.add_argument(
-        "--patient-position", choices=_POSITIONS, help="patient position, where the CT's headers do not tell it"
+        "--bridge", action="store_true", help="fill CT slices that a ROI leaves out between its contours, by shape"
     )
 
 
@@ -45,6 +43,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
     """Plan the study and print the outcome; the exit code is the plan's."""
     study = existing_paths(options.study)
     with session.long_work() as progress:
+        from dicomplan.dicom.files import MAX_STUDY_BYTES
         from dicomplan.workflow.plan import PlanRequest, run_plan
 
         request = PlanRequest(
@@ -57,6 +56,9 @@ def run(options: argparse.Namespace, session: Session) -> int:
             structure_set=options.structure_set,
             series=options.series,
             patient_position=options.patient_position,
+            repair=options.repair,
+            bridge=options.bridge,
+            max_study_size=options.max_study_size or MAX_STUDY_BYTES,
         )
         outcome = run_plan(request, progress, session.cancel)
     session.result(outcome_text(outcome), outcome.document)

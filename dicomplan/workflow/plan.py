@@ -20,6 +20,7 @@ from dicomplan.beams.arrangement import arrange, covered_points_mm, isocenter_mm
 from dicomplan.beams.beamlets import BeamletMap, beamlets
 from dicomplan.beams.delivery import Beam, BeamDelivery
 from dicomplan.beams.limits import violations
+from dicomplan.dicom.files import MAX_STUDY_BYTES
 from dicomplan.dicom.identity import Identity
 from dicomplan.dicom.read import read_plan, read_study
 from dicomplan.dicom.source import Study
@@ -88,8 +89,10 @@ class PlanRequest:
     """What to plan: ``study`` paths, ``template`` (shipped name or file), ``output`` folder (new or empty).
 
     ``beam_doses``: also one RTDOSE for each beam. ``overwrite``: an earlier result of dicomplan may be replaced.
-    ``identify``: log, plan.json and report may name the patient and the input files. ``structure_set`` (SOP instance
-    UID), ``series`` (series instance UID) and ``patient_position`` choose or state what the study leaves open.
+    ``identify``: log, plan.json and report may name the patient and the input files. ``structure_set``, ``series`` and
+    ``patient_position`` choose or state what the study leaves open. ``repair``: single missing CT slices are
+    interpolated; ``bridge``: slices that a ROI leaves out between its contours are filled; ``max_study_size`` in bytes.
+    See :func:`dicomplan.dicom.read.read_study`.
     """
 
     study: tuple[Path, ...]
@@ -101,6 +104,9 @@ class PlanRequest:
     structure_set: str | None = None
     series: str | None = None
     patient_position: str | None = None
+    repair: bool = False
+    bridge: bool = False
+    max_study_size: int = MAX_STUDY_BYTES
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,9 @@ def run_plan(
                 structure_set=request.structure_set,
                 series=request.series,
                 patient_position=request.patient_position,
+                repair=request.repair,
+                bridge=request.bridge,
+                max_study_size=request.max_study_size,
                 progress=progress,
             )
         log.hide(*_private_texts(study, request))
