@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
@@ -176,7 +176,7 @@ def _beam(beam: Dataset, references: Mapping[int, Dataset], file: str) -> Record
     meterset = None if reference is None else at.optional_number(reference, "BeamMeterset", file=file)
     obstacles = []
     if _treats(delivery):
-        obstacles = list(_beam_obstacles(radiation, accessories, technique, points, meterset, reference is not None))
+        obstacles = list(_beam_obstacles(radiation, accessories, technique, points, pairs, meterset, reference is not None))
     return RecordedBeam(
         number=number,
         name=at.text(beam, "BeamName"),
@@ -198,6 +198,7 @@ def _beam_obstacles(
     accessories: Mapping[str, int],
     technique: str,
     points: tuple[ControlPoint, ...],
+    devices: Collection[str],
     meterset_mu: float | None,
     referenced: bool,
 ) -> Iterator[str]:
@@ -205,8 +206,8 @@ def _beam_obstacles(
         yield f"radiation type {radiation or 'not stated'}: only photons are calculated"
     for what, count in accessories.items():
         yield f"{count} {what}: not calculated"
-    if technique in ("arc", "VMAT", "sliding window"):
-        yield f"{technique}: only static and step-and-shoot beams are calculated"
+    if technique in ("arc", "VMAT"):
+        yield f"{technique}: only beams with a gantry that stands still are calculated"
     if any(point.cumulative_weight is None for point in points):
         yield "control points without a cumulative meterset weight"
     if len(points) < 2:
@@ -214,8 +215,10 @@ def _beam_obstacles(
     kinds = {kind for point in points for kind in point.positions_mm}
     for kind in sorted(kinds - set(_DEVICES)):
         yield f"beam limiting device {kind or 'of no type'} is not known"
-    if points and "MLCX" not in kinds:
+    if points and "MLCX" in devices and "MLCX" not in kinds:
         yield "no leaf positions (MLCX)"
+    elif points and not kinds:
+        yield "no positions of jaws or leaves"
     if not referenced:
         yield "no fraction group refers to it"
     elif meterset_mu is None:

@@ -20,7 +20,7 @@ from dicomplan.errors import InputError, UsageError
 from dicomplan.events import Finding, Progress, ProgressCallback, ignore_progress
 from dicomplan.geometry.frames import PATIENT_POSITIONS
 from dicomplan.patient.bridging import bridged_structures
-from dicomplan.patient.case import PatientCase
+from dicomplan.patient.case import PatientCase, Structure
 
 __all__ = ["StoredDose", "StoredPlan", "read_ct_source", "read_dose", "read_plan", "read_study"]
 
@@ -59,24 +59,43 @@ def read_study(
     geometry = series_geometry(selection.series.objects, patient_position, repair=repair)
     if geometry.refusals:
         raise geometry.refusals[0]
+    findings = [*scan.findings, *left_alone(scan), *selection.findings]
+    return study_of(geometry, selection.structure_set, findings, bridge=bridge, progress=progress)
+
+
+@pydicom_silenced()
+def study_of(
+    geometry: SeriesGeometry,
+    item: DicomObject | None,
+    findings: Sequence[Finding] = (),
+    *,
+    bridge: bool = False,
+    progress: ProgressCallback = ignore_progress,
+) -> Study:
+    """The study of a CT that was chosen and of the structure set on it (None: no structures); as :func:`read_study`.
+
+    ``findings`` come before those made here. What forbids planning (``geometry.refusals``) is for the caller to heed.
+    """
     grid = geometry.grid
-    item = selection.structure_set
-    progress(Progress("read", "structures"))
-    structures, contours, structure_findings = read_structures(
-        item.header, file=item.file, frame_of_reference_uid=grid.frame_of_reference_uid
-    )
-    check_planes(structures, grid, file=item.file)
-    findings = [*scan.findings, *left_alone(scan), *selection.findings, *geometry.findings, *structure_findings]
-    findings.extend(reference_findings(contours, geometry.slices, grid, file=item.file))
-    for name, beyond in uncovered(structures, grid):
-        message = f"ROI '{name}' reaches {beyond:.1f} mm beyond the CT: that part is not seen"
-        findings.append(Finding("warning", message, file=item.file, tag=at.tag_name("ContourData")))
+    found = [*findings, *geometry.findings]
+    structures: tuple[Structure, ...] = ()
+    if item is not None:
+        progress(Progress("read", "structures"))
+        structures, contours, structure_findings = read_structures(
+            item.header, file=item.file, frame_of_reference_uid=grid.frame_of_reference_uid
+        )
+        check_planes(structures, grid, file=item.file)
+        found.extend(structure_findings)
+        found.extend(reference_findings(contours, geometry.slices, grid, file=item.file))
+        for name, beyond in uncovered(structures, grid):
+            message = f"ROI '{name}' reaches {beyond:.1f} mm beyond the CT: that part is not seen"
+            found.append(Finding("warning", message, file=item.file, tag=at.tag_name("ContourData")))
     if bridge:
         structures, bridged = bridged_structures(structures, grid)
-        findings.extend(bridged)
+        found.extend(bridged)
     ct, pixel_findings = read_volume(geometry, progress)
-    findings.extend(pixel_findings)
-    case = PatientCase(ct, structures, geometry.patient_position, tuple(findings))
+    found.extend(pixel_findings)
+    case = PatientCase(ct, structures, geometry.patient_position, tuple(found))
     return Study(case, source_of(geometry, item))
 
 

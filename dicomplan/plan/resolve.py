@@ -24,7 +24,8 @@ from dicomplan.plan.template import (
 )
 from dicomplan.plan.yaml_nodes import Problems
 
-_ALWAYS_INCLUDED = ("BOLUS", "SUPPORT", "FIXATION")  # INTERFACE.md, body.include
+ALWAYS_INCLUDED = ("BOLUS", "SUPPORT", "FIXATION")
+"""Types of ROIs outside of BODY that take part in the dose calculation unasked (INTERFACE.md, body.include)."""
 
 
 @dataclass(frozen=True)
@@ -356,7 +357,7 @@ class _Resolver:
     def _include(self) -> tuple[str, ...]:
         listed = (self.name(split_optional(name)[0]) for name in self.template.body.include)
         names = [self.present[name] for name in listed if name is not None and name in self.present]
-        by_type = [roi for roi in self.rois if roi.contours and roi.roi_type.upper() in _ALWAYS_INCLUDED]
+        by_type = [roi for roi in self.rois if roi.contours and roi.roi_type.upper() in ALWAYS_INCLUDED]
         for roi in by_type:
             if roi.name not in names:
                 names.append(roi.name)
