@@ -1,5 +1,7 @@
 """Exact polygon coverage and level lines: areas, XOR, twins."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -109,10 +111,70 @@ def test_coverage_does_not_depend_on_direction_start_or_a_repeated_point():
 
 
 def test_a_flat_polygon_and_none_at_all_cover_nothing():
-    out = np.zeros((4, 4), dtype=np.float32)
-    polygon_coverage_into([], (0.0, 0.0), (1.0, 1.0), out)
-    polygon_coverage_into([np.array([(1.0, 2.0), (3.0, 2.0), (2.0, 2.0)])], (0.0, 0.0), (1.0, 1.0), out)
+    out = np.zeros((2, 4, 4), dtype=np.float32)
+    polygon_coverage_into([[], []], (0.0, 0.0), (1.0, 1.0), out)
+    flat = np.array([(1.0, 2.0), (3.0, 2.0), (2.0, 2.0)])
+    polygon_coverage_into([[], [[flat], [flat, flat]]], (0.0, 0.0), (1.0, 1.0), out)
     assert not out.any()
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10**6))
+def test_a_stack_of_planes_is_each_plane_alone_and_groups_are_averaged(seed):
+    random = np.random.default_rng(seed)
+    planes = [
+        [[star(random, 20) for _ in range(random.integers(0, 4))] for _ in range(random.integers(0, 4))]
+        for _ in range(6)
+    ]
+    out = np.zeros((6, 40, 40))
+    polygon_coverage_into(planes, (0.0, 0.0), (1.0, 1.0), out)
+    for plane, groups in zip(out, planes, strict=True):
+        alone = [polygon_coverage(group, EDGES, EDGES) for group in groups] or [np.zeros((40, 40))]
+        np.testing.assert_allclose(plane, np.mean(alone, axis=0), atol=1e-12)
+
+
+def comb(teeth):
+    """Narrow teeth side by side, the height of all pixels, no two ends at one height, no crossing."""
+    x = np.linspace(1, 39, 2 * teeth)
+    y = np.where(np.arange(2 * teeth) % 2, 38.0, 2.0) + np.linspace(0, 1, 2 * teeth)
+    return np.vstack([np.column_stack([x, y]), [(39, 1), (1, 1)]])
+
+
+@pytest.mark.parametrize(
+    "polygons",
+    [
+        lambda random: [random.uniform(0, 40, (1000, 2))],
+        lambda random: [random.uniform(0, 40, (5000, 2))],
+        lambda random: list(random.uniform(0, 40, (5000, 3, 2))),
+        lambda random: [random.uniform(0, 40, (200_000, 2))],
+        lambda random: [comb(100_000)],
+        lambda random: [np.column_stack([np.tile((5.0, 15.0), 50_000), np.tile((3.0, 3.0, 30.0, 30.0), 25_000)])],
+    ],
+    ids=["1000", "5000", "triangles", "200000", "comb", "one height"],
+)
+def test_scribbles_are_refused_within_a_second(polygons):
+    drawn = polygons(np.random.default_rng(2))
+    area([square(1, 1, 2)])  # the kernel is compiled
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="cross each other too often"):
+        area(drawn)
+    assert time.perf_counter() - start < 2
+
+
+def test_many_islands_and_a_hand_drawn_scribble_are_exact():
+    random = np.random.default_rng(3)
+    corners = np.stack(np.meshgrid(np.arange(0, 300, 6.0), np.arange(0, 300, 6.0)), axis=-1).reshape(-1, 2)
+    angle = np.arange(12) * (np.pi / 6)
+    islands = [
+        corner + random.uniform(2.2, 3.8, 2) + random.uniform(0.5, 2) * np.column_stack([np.cos(angle), np.sin(angle)])
+        for corner in corners
+    ]
+    edges = np.arange(301.0)
+    assert area(islands, edges) == pytest.approx(sum(abs(polygon_area_mm2(one)) for one in islands), rel=1e-9)
+    # the areas left and right of every crossing of a closed line, weighed by its winding parity, are those of its pixels
+    scribble = random.uniform(0, 40, (300, 2))
+    coarse, fine = area([scribble]), area([scribble], np.linspace(0, 40, 161))
+    assert coarse == pytest.approx(fine, rel=1e-9)
 
 
 def test_uneven_pixel_edges_are_refused():

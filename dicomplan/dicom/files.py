@@ -7,7 +7,7 @@ import io
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
+from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from dicomplan.dicom.byte_sources import MAX_OBJECT_BYTES, ByteSource, Skipped, byte_sources, file_source, is_archive
@@ -89,7 +90,9 @@ class DicomObject:
         digest = hashlib.sha256(content).hexdigest()
         if self.__dict__.setdefault("sha256", digest) != digest:
             raise InputError("the file changed while it was read", file=self.file)
-        return _parse(io.BytesIO(content), self.file, pixels=True, size=len(content))
+        # A frame's header is put together from parts of the file: it tells nothing of the others.
+        known = self.header if self.frame is None else None
+        return _parse(io.BytesIO(content), self.file, pixels=True, size=len(content), known=known)
 
     @property
     def unpacked_bytes(self) -> int:
@@ -279,12 +282,16 @@ def _same(first: DicomObject, second: DicomObject) -> bool:
         return False
 
 
-def _parse(stream: BinaryIO, file: str, *, pixels: bool, size: int | None = None) -> Dataset:
+def _parse(
+    stream: BinaryIO, file: str, *, pixels: bool, size: int | None = None, known: Dataset | None = None
+) -> Dataset:
+    """The dataset in ``stream``; the depth of elements that ``known``, read from the same bytes before, has is not
+    looked at again: that takes most of the time."""
     _check_deflated(stream, file)
     try:
         dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels)
         whole = _is_whole(dataset, size)
-        deep = _is_deeper(dataset, MAX_SEQUENCE_DEPTH)
+        deep = _is_deeper(dataset, MAX_SEQUENCE_DEPTH, () if known is None else known.keys())
     except RecursionError as error:
         raise InputError("its sequences are nested too deep", file=file) from error
     except Exception as error:  # pydicom raises what its parser stumbles over
@@ -349,18 +356,20 @@ def _is_whole(dataset: Dataset, size: int | None) -> bool:
     return not 0 < size - (last.value_tell + last.length) < _ELEMENT_HEADER_BYTES
 
 
-def _is_deeper(dataset: Dataset, depth: int) -> bool:
-    """Whether sequences are nested deeper than ``depth``; reads all of them."""
-    layer = [dataset]
-    for _ in range(depth + 1):
-        layer = [item for part in layer for item in _nested(part)]
+def _is_deeper(dataset: Dataset, depth: int, known: Container[BaseTag] = ()) -> bool:
+    """Whether sequences are nested deeper than ``depth``; reads all of them but those of the ``known`` tags."""
+    layer = list(_nested(dataset, known))
+    for _ in range(depth):
         if not layer:
             return False
-    return True
+        layer = [item for part in layer for item in _nested(part)]
+    return bool(layer)
 
 
-def _nested(dataset: Dataset) -> Iterator[Dataset]:
+def _nested(dataset: Dataset, known: Container[BaseTag] = ()) -> Iterator[Dataset]:
     for tag in list(dataset.keys()):
+        if tag in known:
+            continue
         element = dataset.get_item(tag)
         if element.VR is None or (element.VR == "UN" and isinstance(element, RawDataElement)):
             try:

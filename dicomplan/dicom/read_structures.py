@@ -12,6 +12,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from dicomplan.dicom import attributes as at
+from dicomplan.dicom._kernels import decimals
 from dicomplan.dicom.source import SliceReference
 from dicomplan.errors import InputError
 from dicomplan.events import Finding
@@ -73,7 +74,10 @@ def _parsed(raw: bytes, file: str) -> FloatArray:
             file=file,
             tag=at.tag_name("ContourData"),
         )
-    return np.array(list(map(float, raw.split(b"\\"))), dtype=np.float64)
+    values = np.empty(count, dtype=np.float64)
+    if not decimals(np.frombuffer(raw, dtype=np.uint8), values):
+        values[:] = list(map(float, raw.split(b"\\")))
+    return values
 
 
 def referenced_images(item: Dataset) -> tuple[str, ...]:

@@ -61,12 +61,13 @@ def _add_edge(change: FloatArray, columns: int, x_low: float, x_high: float, hei
 
 
 @kernel()
-def polygon_rows(edges: FloatArray, out: NDArray[np.floating]) -> None:
+def polygon_rows(edges: FloatArray, out: NDArray[np.floating], most: int) -> int:
     """Even-odd coverage of unit pixels by the area that ``edges`` bound; written into ``out`` (ny, nx).
 
     ``edges`` (n, 4): x, y of the lower end, x, y of the upper end, none horizontal, sorted by the lower y. A sweep
     upwards stops at each pixel row, each end and each crossing of edges; between two stops the edges do not cross,
-    so every other gap between them is inside, and the trapezoids' areas are exact.
+    so every other gap between them is inside, and the trapezoids' areas are exact. Each stop looks at every edge
+    that it meets: after more than ``most`` such looks the sweep ends, ``out`` unfinished. Returns the looks taken.
     """
     rows, columns = out.shape
     count = edges.shape[0]
@@ -76,6 +77,7 @@ def polygon_rows(edges: FloatArray, out: NDArray[np.floating]) -> None:
     change = np.zeros(columns + 2)
     number = 0
     following = 0
+    looks = 0
     for row in range(rows):
         y = float(row)
         row_end = float(row + 1)
@@ -100,6 +102,9 @@ def polygon_rows(edges: FloatArray, out: NDArray[np.floating]) -> None:
             if number == 0:
                 y = y_next
                 continue
+            looks += number
+            if looks > most:
+                return looks
             for index in range(number):
                 edge = active[index]
                 low = _x_at(edges, edge, y)
@@ -110,6 +115,9 @@ def polygon_rows(edges: FloatArray, out: NDArray[np.floating]) -> None:
                     x_high[place] = x_high[place - 1]
                     active[place] = active[place - 1]
                     place -= 1
+                looks += index - place
+                if looks > most:
+                    return looks
                 x_low[place] = low
                 x_high[place] = high
                 active[place] = edge
@@ -143,6 +151,55 @@ def polygon_rows(edges: FloatArray, out: NDArray[np.floating]) -> None:
                     out[row, column] = total
             change[columns] = 0.0
             change[columns + 1] = 0.0
+    return looks
+
+
+@kernel(parallel=True)
+def polygon_planes(
+    points: FloatArray, polygons: IntArray, groups: IntArray, planes: IntArray, out: NDArray[np.floating], most: int
+) -> IntArray:
+    """Coverage of each plane, the mean of its groups' even-odd coverages, into ``out`` (nz, ny, nx); zero on entry.
+
+    ``points`` (n, 2) x, y of all polygons in pixels from the outer corner. Polygon p has the points from
+    ``polygons[p]`` to ``polygons[p + 1]``, group g the polygons from ``groups[g]``, plane k the groups from
+    ``planes[k]``. Returns for each plane the most looks of one of its groups, see :func:`polygon_rows`.
+    """
+    count, rows, columns = out.shape
+    looks = np.zeros(count, dtype=np.int64)
+    for plane in prange(count):
+        several = planes[plane + 1] - planes[plane]
+        for group in range(planes[plane], planes[plane + 1]):
+            size = polygons[groups[group + 1]] - polygons[groups[group]]
+            edges = np.empty((size, 4))
+            kept = 0
+            for polygon in range(groups[group], groups[group + 1]):
+                stop = polygons[polygon + 1]
+                for point in range(polygons[polygon], stop):
+                    following = point + 1 if point + 1 < stop else polygons[polygon]
+                    low, high = point, following
+                    if points[low, 1] > points[high, 1]:
+                        low, high = following, point
+                    if points[low, 1] < points[high, 1] and points[high, 1] > 0.0 and points[low, 1] < rows:
+                        edges[kept, 0] = points[low, 0]
+                        edges[kept, 1] = points[low, 1]
+                        edges[kept, 2] = points[high, 0]
+                        edges[kept, 3] = points[high, 1]
+                        kept += 1
+            if kept == 0:
+                continue
+            edges = edges[np.argsort(edges[:kept, 1], kind="mergesort")]
+            if several == 1:
+                found = polygon_rows(edges, out[plane], most)
+            else:
+                part = np.zeros((rows, columns), dtype=out.dtype)
+                found = polygon_rows(edges, part, most)
+                for row in range(rows):
+                    for column in range(columns):
+                        out[plane, row, column] += part[row, column] / several
+            looks[plane] = max(looks[plane], found)
+            if found > most:
+                break
+    return looks
 
 
 @kernel(parallel=True)

@@ -66,49 +66,67 @@ def _polygons_by_plane(structure: Structure, ct_grid: VoxelGrid) -> dict[int, li
 
     Contours finer than the CT's planes give several groups for one plane; each is a XOR of its own.
     """
+    contours = [contour for contour in structure.contours if len(contour)]
+    if not contours:
+        return {}
     cut = structure.roi_type in CUT_TYPES
     slice_mm, z_first = ct_grid.spacing_mm[0], float(ct_grid.axis_mm(0)[0])
     tilt_mm = min(_TILT_MM, 0.2 * slice_mm)
+    local = ct_grid.local_from_patient(np.concatenate(contours))
+    if not np.isfinite(local).all():
+        raise InputError(f"ROI '{structure.name}' has a contour point that is no number", tag="ContourData")
+    stops = np.cumsum([len(contour) for contour in contours])
+    starts = np.concatenate([[0], stops[:-1]])
+    low, high = np.minimum.reduceat(local, starts), np.maximum.reduceat(local, starts)
+    beyond = _beyond_mm(low, high, ct_grid)
+    z_mm = np.add.reduceat(local[:, 2], starts) / (stops - starts)
+    index = (z_mm - z_first) / slice_mm
+    plane = np.clip(np.rint(index), 0, ct_grid.shape[0] - 1).astype(np.int64)
+    tilted, off = high[:, 2] - low[:, 2] > tilt_mm, np.abs(index - plane) > 0.5 + _SLICE_SHARE
+    for bad in np.flatnonzero(tilted | ((off | (beyond > _EDGE_MM)) & (not cut))):
+        raise _misplaced(
+            structure.name, high[bad, 2] - low[bad, 2], tilt_mm, index[bad] - plane[bad], slice_mm, beyond[bad]
+        )
     placed: dict[int, list[tuple[float, FloatArray]]] = {}
-    for contour in structure.contours:
-        local = ct_grid.local_from_patient(contour)
-        if not np.isfinite(local).all():
-            raise InputError(f"ROI '{structure.name}' has a contour point that is no number", tag="ContourData")
-        z_mm = float(local[:, 2].mean())
-        spread = float(np.ptp(local[:, 2]))
-        if spread > tilt_mm:
-            raise InputError(
-                f"a contour of ROI '{structure.name}' is not parallel to the CT planes: its points are up to "
-                f"{spread:.2f} mm apart along the slice normal, at most {tilt_mm:.2f} mm is expected",
-                tag="ContourData",
-            )
-        index = (z_mm - z_first) / slice_mm
-        plane = min(max(round(index), 0), ct_grid.shape[0] - 1)
-        if abs(index - plane) > 0.5 + _SLICE_SHARE:
-            if cut:
-                continue
-            raise InputError(
-                f"a contour of ROI '{structure.name}' lies {abs(index - plane) * slice_mm:.1f} mm from the nearest CT "
-                f"plane, at most half a slice ({0.5 * slice_mm:.2f} mm) is expected",
-                tag="ContourData",
-                hint="does this structure set belong to this CT?",
-            )
-        if not cut and (beyond := _beyond_mm(local, ct_grid)) > _EDGE_MM:
-            raise InputError(
-                f"a contour of ROI '{structure.name}' reaches {beyond:.1f} mm beyond the CT image",
-                tag="ContourData",
-                hint=f"only ROIs of type {', '.join(CUT_TYPES)} may, and are then cut",
-            )
-        placed.setdefault(plane, []).append((z_mm, local[:, :2]))
-    return {plane: _by_height(contours, 0.2 * slice_mm) for plane, contours in sorted(placed.items())}
+    for kept in np.flatnonzero(~off):
+        polygon = local[starts[kept] : stops[kept], :2]
+        placed.setdefault(int(plane[kept]), []).append((float(z_mm[kept]), polygon))
+    return {number: _by_height(group, 0.2 * slice_mm) for number, group in sorted(placed.items())}
 
 
-def _beyond_mm(local: FloatArray, ct_grid: VoxelGrid) -> float:
-    """How far local points (n, 3) reach beyond the CT's outermost pixel edges in plane, mm; 0 if inside."""
-    beyond = 0.0
+def _misplaced(
+    name: str, spread_mm: float, tilt_mm: float, off_slices: float, slice_mm: float, beyond_mm: float
+) -> InputError:
+    """Why a contour of a ROI cannot be taken: tilted, else between or beyond the planes, else beyond the image."""
+    if spread_mm > tilt_mm:
+        return InputError(
+            f"a contour of ROI '{name}' is not parallel to the CT planes: its points are up to "
+            f"{spread_mm:.2f} mm apart along the slice normal, at most {tilt_mm:.2f} mm is expected",
+            tag="ContourData",
+        )
+    if abs(off_slices) > 0.5 + _SLICE_SHARE:
+        return InputError(
+            f"a contour of ROI '{name}' lies {abs(off_slices) * slice_mm:.1f} mm from the nearest CT "
+            f"plane, at most half a slice ({0.5 * slice_mm:.2f} mm) is expected",
+            tag="ContourData",
+            hint="does this structure set belong to this CT?",
+        )
+    return InputError(
+        f"a contour of ROI '{name}' reaches {beyond_mm:.1f} mm beyond the CT image",
+        tag="ContourData",
+        hint=f"only ROIs of type {', '.join(CUT_TYPES)} may, and are then cut",
+    )
+
+
+def _beyond_mm(low: FloatArray, high: FloatArray, ct_grid: VoxelGrid) -> FloatArray:
+    """How far boxes reach beyond the CT's outermost pixel edges in plane, mm, (n,); 0 if inside.
+
+    ``low``, ``high`` (n, 3): their corners in local coordinates, mm.
+    """
+    beyond = np.zeros(len(low))
     for axis, column in ((2, 0), (1, 1)):
         edges = ct_grid.edges_mm(axis)
-        beyond = max(beyond, float(edges[0] - local[:, column].min()), float(local[:, column].max() - edges[-1]))
+        beyond = np.maximum(beyond, np.maximum(edges[0] - low[:, column], high[:, column] - edges[-1]))
     return beyond
 
 
@@ -131,11 +149,12 @@ def rasterize(structure: Structure, ct_grid: VoxelGrid) -> Coverage:
     several heights that fall on one CT plane (finer contours than the CT) are averaged. A structure of a type in
     :data:`CUT_TYPES` is cut at the CT's border (:func:`geometry_findings` tells).
     Raises InputError, naming the ROI, if it has no closed contours, a contour lies off all CT planes, is tilted against
-    them or (other types) reaches beyond the CT image in plane, or if the contours enclose no volume.
+    them or (other types) reaches beyond the CT image in plane, if the contours enclose no volume, or if those of one
+    plane cross each other beyond reason (:data:`dicomplan.geometry.polygons.MAX_EDGE_LOOKS`).
     """
-    planes = _polygons_by_plane(structure, ct_grid)
     if not structure.contours:
         raise InputError(f"ROI '{structure.name}' has no closed contours", tag="ContourSequence")
+    planes = _polygons_by_plane(structure, ct_grid)
     z_mm = ct_grid.axis_mm(0)
     polygons = [polygon for groups in planes.values() for group in groups for polygon in group]
     grid = None
@@ -151,15 +170,15 @@ def rasterize(structure: Structure, ct_grid: VoxelGrid) -> Coverage:
     fraction = np.zeros(grid.shape, dtype=np.float32)
     corner = (float(grid.edges_mm(2)[0]), float(grid.edges_mm(1)[0]))
     step = (grid.spacing_mm[2], grid.spacing_mm[1])
-    for plane, groups in planes.items():
-        out = fraction[plane - min(planes)]
-        if len(groups) == 1:
-            polygon_coverage_into(groups[0], corner, step, out)
-        else:
-            for group in groups:
-                part = np.zeros(grid.shape[1:], dtype=np.float32)
-                polygon_coverage_into(group, corner, step, part)
-                out += part / np.float32(len(groups))
+    first = min(planes)
+    try:
+        polygon_coverage_into([planes.get(first + index, []) for index in range(grid.shape[0])], corner, step, fraction)
+    except ValueError as error:
+        raise InputError(
+            f"the contours of ROI '{structure.name}' cannot be rasterized: {error}",
+            tag="ContourData",
+            hint="draw it anew or leave it out",
+        ) from error
     coverage = Coverage(grid, fraction)
     if coverage.volume_cc <= 1e-9:
         raise InputError(f"the contours of ROI '{structure.name}' enclose no volume", tag="ContourData")
@@ -175,7 +194,8 @@ def geometry_findings(structure: Structure, ct_grid: VoxelGrid) -> tuple[Finding
     planes = _polygons_by_plane(structure, ct_grid)
     kept = sum(len(group) for groups in planes.values() for group in groups)
     if structure.roi_type in CUT_TYPES:
-        beyond = max((_beyond_mm(ct_grid.local_from_patient(c), ct_grid) for c in structure.contours), default=0.0)
+        local = ct_grid.local_from_patient(np.concatenate([np.empty((0, 3)), *structure.contours]))
+        beyond = float(_beyond_mm(local, local, ct_grid).max(initial=0.0))
         dropped = len(structure.contours) - kept
         if beyond > _EDGE_MM or dropped:
             where = (
