@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan import DISCLAIMER, __version__
+from dicomplan.beams.delivery import Beam, Segment
 from dicomplan.dicom import attributes as at
 from dicomplan.dicom.files import MAX_STUDY_BYTES, DicomObject, Scan, left_alone, pydicom_silenced, read_object
 from dicomplan.dicom.identity import Identity
@@ -23,7 +24,8 @@ from dicomplan.dicom.read import study_of
 from dicomplan.dicom.source import InputObject, Study
 from dicomplan.dicom.write_dose import write_dose
 from dicomplan.dicom.write_plan import FAILED
-from dicomplan.dose.engines import DoseEngine, PencilBeamEngine, collapsed_cone_engine, delivery_plane
+from dicomplan.dose.engines import FIELD_MARGIN_MM, DoseEngine, PencilBeamEngine, collapsed_cone_engine
+from dicomplan.dose.fluence import delivered_plane, field_range_mm, plane_axes
 from dicomplan.dose.pencil_beam import medium
 from dicomplan.dose.pencil_kernel import pencil_kernel
 from dicomplan.dose.volume import DoseVolume
@@ -285,14 +287,34 @@ def _doses(engine: DoseEngine, inputs: _Inputs, progress: ProgressCallback, canc
     """Beam after beam, so that only one dose beside the sum is held."""
     total: NDArray[np.float64] = np.zeros(engine.grid.shape, dtype=np.float64)
     points: list[float | None] = []
+    axes = _plane_axes(inputs)
     for index, planned in enumerate(inputs.beams):
         cancel.check()
         beam = planned.delivery.beam
         progress(Progress("dose", f"beam {beam.number}", index / len(inputs.beams)))
-        dose = engine.dose_gy_per_fraction(beam, delivery_plane(planned.delivery, inputs.machine))
+        plane = delivered_plane(planned.delivery.segments, inputs.machine, *axes[_direction(beam)])
+        dose = engine.dose_gy_per_fraction(beam, plane)
         total += dose
         points.append(_at(dose, engine, beam.isocenter_mm))
     return _Doses(DoseVolume(engine.grid, (total * inputs.fractions).astype(np.float32)), tuple(points))
+
+
+def _plane_axes(inputs: _Inputs) -> dict[tuple[float, ...], tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Pixel centres of the fluence planes, the same for all beams of one direction.
+
+    What leaks is followed over the field of all of them: so carriage groups add up to the field that they share.
+    """
+    together: dict[tuple[float, ...], list[Segment]] = {}
+    for planned in inputs.beams:
+        together.setdefault(_direction(planned.delivery.beam), []).extend(planned.delivery.segments)
+    return {
+        key: plane_axes(*field_range_mm(segments, inputs.machine, FIELD_MARGIN_MM))
+        for key, segments in together.items()
+    }
+
+
+def _direction(beam: Beam) -> tuple[float, ...]:
+    return (beam.gantry_angle_deg, beam.collimator_angle_deg, beam.couch_angle_deg, *beam.isocenter_mm)
 
 
 def _at(dose: NDArray[np.float32], engine: DoseEngine, point_mm: tuple[float, float, float]) -> float | None:
