@@ -23,9 +23,6 @@ FloatArray = NDArray[np.float64]
 SIGMA_MM = np.array([0.35, 0.9, 2.2, 5.5, 14.0, 40.0, 110.0])
 """Standard deviations of the Gaussians, mm on the isocentre plane: from the electrons' range to far scatter."""
 
-SURFACE_DISTANCE_MM = 900.0
-"""Source-surface distance for which the divergence between interaction and deposition is worked out."""
-
 DEPTH_MM = np.concatenate([np.arange(0.0, 30.0, 2.0), np.arange(30.0, 60.0, 5.0), np.arange(60.0, 601.0, 20.0)])
 """Radiological depths (mm of water) of the table; linear in between."""
 
@@ -132,28 +129,20 @@ def _terma(beam: BeamModel, kernel_energies_mev: FloatArray) -> FloatArray:
 def _energy_within(rings: FloatArray, terma: FloatArray, depth_mm: float) -> FloatArray:
     """(M, radii) MeV per mm of depth within radii of the isocentre plane, at one depth, for each of :data:`SCALE`.
 
-    Energy released upstream comes from a narrower and denser part of the diverging beam: its ring is scaled and its
-    fluence raised by the ratio of the distances.
+    A photon scatters about its own, diverging direction. So the distance that counts, from the photon's ray to the point
+    of deposition, grows in proportion to that of the point from the source, wherever on the ray the photon interacted.
     """
-    steps = np.arange(_STEPS)
-    centres = _STEP_MM * (steps + 0.5)
-    ratio = (SURFACE_DISTANCE_MM + centres) / (SURFACE_DISTANCE_MM + depth_mm)
+    centres = _STEP_MM * (np.arange(_STEPS) + 0.5)
     place = (depth_mm - centres) / _STEP_MM + _STEPS - 0.5  # in the histogram's bins
     low = np.clip(np.floor(place).astype(np.int64), 0, 2 * _STEPS - 2)
     upper = place - low
-    density = np.zeros((rings.shape[1], _STEPS))
+    density = np.zeros(rings.shape[1])
     for of_energy, released in zip(rings, terma, strict=True):
-        density += released * ((1.0 - upper) * of_energy[:, low] + upper * of_energy[:, low + 1])
-    density /= _STEP_MM * ratio**2
-    within = np.concatenate([np.zeros((1, _STEPS)), np.cumsum(density, axis=0)])
+        density += ((1.0 - upper) * of_energy[:, low] + upper * of_energy[:, low + 1]) @ released
+    within = np.append(0.0, np.cumsum(density / _STEP_MM))
     step = np.log(_RADII_MM[2] / _RADII_MM[1])
-    result = np.empty((len(SCALE), len(_FIT_RADII_MM)))
-    for row, scale in enumerate(SCALE):
-        radius = _FIT_RADII_MM[:, None] * scale * ratio[None, :]
-        outer = 1.0 + np.log(np.maximum(radius, _RADII_MM[1]) / _RADII_MM[1]) / step
-        index = np.where(radius < _RADII_MM[1], radius / _RADII_MM[1], outer)
-        index = np.clip(index, 0.0, len(_RADII_MM) - 1 - 1e-9)
-        ring = index.astype(np.int64)
-        share = index - ring
-        result[row] = ((1.0 - share) * within[ring, steps] + share * within[ring + 1, steps]).sum(axis=1)
+    radius = _FIT_RADII_MM * SCALE[:, None]
+    outer = 1.0 + np.log(np.maximum(radius, _RADII_MM[1]) / _RADII_MM[1]) / step
+    index = np.where(radius < _RADII_MM[1], radius / _RADII_MM[1], outer)
+    result: FloatArray = np.interp(index, np.arange(len(_RADII_MM)), within)
     return result
