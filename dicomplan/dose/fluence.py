@@ -82,11 +82,24 @@ def box_overlap(low_mm: FloatArray, high_mm: FloatArray, centres_mm: FloatArray)
     return share
 
 
+def _blurred_overlap(low_mm: FloatArray, high_mm: FloatArray, centres_mm: FloatArray, sigma_mm: float) -> FloatArray:
+    """As :func:`box_overlap`, the intervals convolved with a Gaussian and the value taken at the pixels' centres."""
+    if sigma_mm <= 0.0:
+        return box_overlap(low_mm, high_mm, centres_mm)
+    from scipy.special import ndtr
+
+    share: FloatArray = ndtr((high_mm[:, None] - centres_mm) / sigma_mm) - ndtr(
+        (low_mm[:, None] - centres_mm) / sigma_mm
+    )
+    return share
+
+
 def aperture_transmission(aperture: Aperture, machine: MachineModel, x_mm: FloatArray, y_mm: FloatArray) -> FloatArray:
     """(ny, nx) transmitted fraction of the primary fluence through one aperture, before source blur and profile.
 
     1 where neither leaf nor jaw covers, the leaves' transmission under a leaf, the jaws' times that under a jaw; pixels
-    that an edge crosses count by area. The radiation edge lies ``leaf_end_offset_mm`` behind each leaf tip. Along an
+    that an edge crosses count by area. The radiation edge lies ``leaf_end_offset_mm`` behind each leaf tip,
+    and is blurred by ``leaf_end_blur_mm``. Along an
     exposed leaf side, tongues and grooves leave a strip that half the leaf's height shields: the square root of the
     leaves' transmission. It is half of ``tongue_and_groove_mm`` wide: sides with a tongue reach out by all of it, those
     with a groove by nothing, and which is which is left open.
@@ -110,7 +123,7 @@ def _leaf_opening(aperture: Aperture, mlc: MlcModel, x_mm: FloatArray, y_mm: Flo
     # leaves that touch are closed whatever the shape of their ends
     closed = aperture.leaf_positions_mm[1] - aperture.leaf_positions_mm[0] <= 0
     second = np.where(closed, first, second)
-    along = box_overlap(first, second, x_mm)
+    along = _blurred_overlap(first, second, x_mm, mlc.leaf_end_blur_mm)
     across = box_overlap(mlc.leaf_boundaries_mm[:-1], mlc.leaf_boundaries_mm[1:], y_mm)
     opened: FloatArray = across.T @ along
     if mlc.tongue_and_groove_mm > 0:
@@ -125,7 +138,7 @@ def _exposed_sides(
     """(ny, nx) share of each pixel that lies in a strip beside a leaf whose neighbour is open."""
     strip = 0.5 * mlc.tongue_and_groove_mm
     low, high = np.maximum(first[:-1], first[1:]), np.minimum(second[:-1], second[1:])
-    both = box_overlap(low, np.maximum(low, high), x_mm)
+    both = _blurred_overlap(low, np.maximum(low, high), x_mm, mlc.leaf_end_blur_mm)
     inner = mlc.leaf_boundaries_mm[1:-1]
     below = box_overlap(inner - strip, inner, y_mm).T @ (along[:-1] - both)
     above = box_overlap(inner, inner + strip, y_mm).T @ (along[1:] - both)
@@ -148,11 +161,26 @@ def delivered_plane(
 
 
 def open_plane(x_range_mm: tuple[float, float], y_range_mm: tuple[float, float], machine: MachineModel) -> FluencePlane:
-    """Fluence plane of a rectangular field (mm at isocentre) that nothing leaks into: what calibrations are made with."""
-    x_mm, y_mm = plane_axes(x_range_mm, y_range_mm)
-    along = box_overlap(np.array([x_range_mm[0]]), np.array([x_range_mm[1]]), x_mm)
+    """Fluence plane of a rectangular field (mm at isocentre) that nothing leaks into: what calibrations are made with.
+
+    Machines without X jaws set it by leaf ends, with their offset and blur.
+    """
+    opened, x_mm, y_mm = open_field(x_range_mm, y_range_mm, machine)
+    return both_sources(opened, machine, x_mm, y_mm)
+
+
+def open_field(
+    x_range_mm: tuple[float, float], y_range_mm: tuple[float, float], machine: MachineModel
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Opening (ny, nx) of :func:`open_plane`, 0 to 1, with its pixel centres x (nx,) and y (ny,)."""
+    low, high, blur = *x_range_mm, 0.0
+    if machine.jaw_x is None:
+        offset, blur = machine.mlc.leaf_end_offset_mm, machine.mlc.leaf_end_blur_mm
+        low, high = low - offset, high + offset
+    x_mm, y_mm = plane_axes((low - 4.0 * blur, high + 4.0 * blur), y_range_mm)
+    along = _blurred_overlap(np.array([low]), np.array([high]), x_mm, blur)
     across = box_overlap(np.array([y_range_mm[0]]), np.array([y_range_mm[1]]), y_mm)
-    return both_sources(across.T @ along, machine, x_mm, y_mm)
+    return across.T @ along, x_mm, y_mm
 
 
 def both_sources(opened: FloatArray, machine: MachineModel, x_mm: FloatArray, y_mm: FloatArray) -> FluencePlane:

@@ -31,7 +31,8 @@ class MlcModel:
     ``over_travel_mm``: how far a leaf may pass the beam axis. ``retraction_mm``: how far it may withdraw from it.
     ``min_gap_mm``: least distance of opposed leaves that move or stay open; ``interdigitation``: whether a leaf may pass
     the opposed neighbour. ``leaf_end_offset_mm``: the edge of the radiation field lies this much behind the leaf tip on
-    each side, at isocentre (half the dosimetric leaf gap of rounded leaf ends). ``tongue_and_groove_mm``: how far the
+    each side, at isocentre (half the dosimetric leaf gap of rounded leaf ends). ``leaf_end_blur_mm``: standard deviation, at
+    isocentre, of the Gaussian that what shines through rounded ends adds to the edge. ``tongue_and_groove_mm``: how far the
     tongue of a leaf reaches under its neighbour, at isocentre. ``max_speed_mm_s``: greatest leaf speed at isocentre, 0
     where the machine file does not state it.
     """
@@ -46,6 +47,7 @@ class MlcModel:
     leaf_end_offset_mm: float = 0.0
     tongue_and_groove_mm: float = 0.0
     max_speed_mm_s: float = 0.0
+    leaf_end_blur_mm: float = 0.0
 
     @property
     def leaf_pairs(self) -> int:

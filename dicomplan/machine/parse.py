@@ -12,7 +12,7 @@ coordinates. Keys marked * may be left out; a jaw table that is left out means t
     [jaw_y] *      as [jaw_x]
     [mlc]          leaf_boundaries_mm = [-200, -190, ...] or leaf_widths_mm = [[pairs, width], ...] about 0;
                    leaf_span_mm, over_travel_mm, retraction_mm, min_gap_mm, interdigitation, transmission,
-                   leaf_end_offset_mm *, tongue_and_groove_mm *, max_speed_mm_s *
+                   leaf_end_offset_mm *, leaf_end_blur_mm *, tongue_and_groove_mm *, max_speed_mm_s *
     [beam]         nominal_energy_mv, spectrum = "name.csv" or [[upper edge in MeV, photons in the bin], ...],
                    profile = "name.csv" or [[radius, factor], ...] * (flat), source_fwhm_mm, collimator_distance_mm,
                    softening_per_mm *, extra_focal_weight *, extra_focal_fwhm_mm *, extra_focal_distance_mm *,
@@ -176,9 +176,10 @@ def _mlc(table: Table) -> MlcModel:
         min_gap_mm=table.number("min_gap_mm", 0, 50, "mm"),
         interdigitation=table.flag("interdigitation"),
         transmission=table.number("transmission", 0, 1),
-        leaf_end_offset_mm=table.number("leaf_end_offset_mm", 0, 10, "mm", default=0.0),
+        leaf_end_offset_mm=table.number("leaf_end_offset_mm", -5, 10, "mm", default=0.0),
         tongue_and_groove_mm=table.number("tongue_and_groove_mm", 0, 5, "mm", default=0.0),
         max_speed_mm_s=table.number("max_speed_mm_s", 0, 1000, "mm/s", default=0.0),
+        leaf_end_blur_mm=table.number("leaf_end_blur_mm", 0, 10, "mm", default=0.0),
     )
     if mlc.over_travel_mm > mlc.retraction_mm:
         table.note(
