@@ -26,6 +26,9 @@ def add(commands: Commands) -> None:
     parser = commands.add("dose", "calculate the dose of an existing plan from its control points", run)
     add_study_options(parser)
     parser.add_argument(
+        "--bridge", action="store_true", help="fill CT slices that a ROI leaves out between its contours, by shape"
+    )
+    parser.add_argument(
         "--plan", metavar="RP", help="the RTPLAN: a file, or UID, label or file name of one of the study"
     )
     parser.add_argument(
@@ -75,6 +78,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
             series=options.series,
             patient_position=options.patient_position,
             repair=options.repair,
+            bridge=options.bridge,
             max_study_size=options.max_study_size or MAX_STUDY_BYTES,
         )
         outcome = run_dose(request, progress, session.cancel)

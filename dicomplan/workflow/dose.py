@@ -74,6 +74,7 @@ class DoseRequest:
     series: str | None = None
     patient_position: str | None = None
     repair: bool = False
+    bridge: bool = False
     max_study_size: int = MAX_STUDY_BYTES
 
 
@@ -192,7 +193,7 @@ def _read(request: DoseRequest, machine: MachineModel | None, progress: Progress
         raise chosen.geometry.refusals[0]
     own = [finding for finding in chosen.findings if finding not in chosen.geometry.findings]
     noted = [*scan.findings, *left_alone(scan, ("CT", "RTSTRUCT", "RTPLAN")), *own]
-    study = study_of(chosen.geometry, chosen.structure_set, noted, progress=progress)
+    study = study_of(chosen.geometry, chosen.structure_set, noted, bridge=request.bridge, progress=progress)
     findings = _check_same_patient(plan, record, study)
     return _Inputs(study, plan, record, machine, beams, fractions, (*beam_findings, *findings))
 

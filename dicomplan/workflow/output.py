@@ -34,6 +34,7 @@ _OWN_FILES: dict[str, tuple[str, ...]] = {
         "failed",
         "failed/RTPLAN.dcm",
     ),
+    "evaluation.json": ("evaluation.json", "dvh.csv", "log.txt"),
     "dose.json": ("dose.json", "RTDOSE.dcm", "RTDOSE_*.dcm", "log.txt"),
     "index.json": ("index.json", "ct.*", "dose_*.*", "masks", "masks/*.*", "RTSTRUCT.dcm", "log.txt"),
 }
