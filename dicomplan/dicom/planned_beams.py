@@ -62,8 +62,7 @@ def planned_beams(
     """
     file = item.file
     if record.obstacles:
-        more = f"; and {len(record.obstacles) - 1} more reasons" if len(record.obstacles) > 1 else ""
-        raise InputError(f"the dose of this plan cannot be calculated: {record.obstacles[0]}{more}", file=file)
+        raise InputError(f"the dose of this plan cannot be calculated: {_reasons(record)}", file=file)
     recorded = {beam.number: beam for beam in record.beams}
     with at.naming(file):
         stored = {at.whole(beam, "BeamNumber", file=file): beam for beam in at.items(item.header, "BeamSequence")}
@@ -74,6 +73,20 @@ def planned_beams(
     if not beams:
         raise InputError("the plan has no treatment beams", file=file, tag=at.tag_name("ReferencedBeamSequence"))
     return tuple(beams), tuple(dict.fromkeys(findings))
+
+
+def _reasons(record: PlanRecord) -> str:
+    """Every obstacle once, with the beams that have it."""
+    of_beams: dict[str, list[int]] = {}
+    for beam in record.beams:
+        for reason in beam.obstacles:
+            of_beams.setdefault(reason, []).append(beam.number)
+    count = sum(len(numbers) for numbers in of_beams.values())
+    reasons = list(record.obstacles[: len(record.obstacles) - count])
+    for reason, numbers in of_beams.items():
+        beams = f"beam{'s' if len(numbers) > 1 else ''} {', '.join(str(number) for number in numbers)}"
+        reasons.append(f"{beams}: {reason}")
+    return "; ".join(reasons)
 
 
 def _beam(
