@@ -1,8 +1,9 @@
-"""``dicomplan machines``: list, show and check machine files."""
+"""``dicomplan machines``: list, show and check machine files, and commission one from measurements."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from dicomplan.cli.options import Commands, existing_paths
 from dicomplan.cli.session import Session, table
@@ -10,12 +11,24 @@ from dicomplan.cli.session import Session, table
 
 def add(commands: Commands) -> None:
     """Add the command ``machines`` and its actions to the command line."""
-    actions = Commands(commands.add("machines", "list, show and check machine files"), "actions")
+    actions = Commands(commands.add("machines", "list, show, check and commission machine files"), "actions")
     actions.add("list", "list the shipped machines", list_machines)
     show = actions.add("show", "print a shipped machine file, to be copied and changed", show_machine)
     show.add_argument("name", metavar="NAME")
     check = actions.add("check", "read a machine file and report every problem with its line", check_machine)
     check.add_argument("file", metavar="FILE")
+    commission = actions.add("commission", "fit a beam to measurements and write the machine file", commission_machine)
+    commission.add_argument(
+        "data", nargs="+", metavar="DATA", help="measurements: CSV, PTW .mcc, DKFZ tables, or folders of them"
+    )
+    commission.add_argument(
+        "--output", required=True, metavar="FILE", help="machine file (.toml); its report is the .html"
+    )
+    commission.add_argument(
+        "--base", default="generic_6mv", metavar="M", help="machine of the same geometry and limits (generic_6mv)"
+    )
+    commission.add_argument("--name", metavar="NAME", help="name of the machine (that of FILE)")
+    commission.add_argument("--overwrite", action="store_true", help="replace FILE and its report")
 
 
 def list_machines(options: argparse.Namespace, session: Session) -> int:
@@ -57,4 +70,17 @@ def check_machine(options: argparse.Namespace, session: Session) -> int:
         "jaws": jaws,
     }
     session.result(f"ok: {machine.name} ({', '.join(listed)})", document)
+    return 0
+
+
+def commission_machine(options: argparse.Namespace, session: Session) -> int:
+    """Fit a machine to measurements, write it with its report, and print the residuals."""
+    data = existing_paths(options.data)
+    with session.long_work() as progress:
+        from dicomplan.workflow.commission import CommissionRequest, run_commission
+
+        request = CommissionRequest(data, Path(options.output), options.base, options.name, options.overwrite)
+        outcome = run_commission(request, progress, session.cancel)
+    text = "\n".join([*outcome.lines, f"Machine: {outcome.output}", f"Report: {outcome.report}"])
+    session.result(text, outcome.document)
     return 0

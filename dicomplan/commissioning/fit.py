@@ -47,10 +47,26 @@ _PARAMETERS = {
 }
 _DEPTH_TOLERANCE = 0.004  # relative; beyond the maximum
 _BUILD_UP_TOLERANCE = 0.03  # chambers differ there
-_BUILD_UP_FIRST_MM = 2.0  # nearer to the surface no chamber is to be believed
+_BUILD_UP_FIRST_MM = 4.0  # nearer to the surface no chamber is to be believed
 _OUTPUT_TOLERANCE = 0.003
+_SMALL_OUTPUT_TOLERANCE = 0.01  # of fields below SMALL_FIELD_MM: detectors differ, and settings of a few tenths of mm
 _PROFILE_TOLERANCE = 0.01
-_PLACE_TOLERANCE_MM = 0.5
+_PLACE_TOLERANCE_MM = 0.25
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Accurate over fast dose, for every depth curve (at ``depth_mm``, ``factor``; None: 1) and output factor table."""
+
+    depth_curves: tuple[tuple[FloatArray, FloatArray] | None, ...]
+    output_factors: tuple[FloatArray, ...]
+
+
+def no_corrections(measured: Measurements) -> Corrections:
+    """Factors of 1."""
+    return Corrections(
+        (None,) * len(measured.depth_curves), tuple(np.ones(len(t.value)) for t in measured.output_factors)
+    )
 
 
 @dataclass(frozen=True)
@@ -101,11 +117,13 @@ def fit_beam(
     measured: Measurements,
     selection: Selection,
     basis: SpectrumBasis,
+    corrections: Corrections | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Fit:
     """Least squares of the model over the selected measurements, from the machine ``start``.
 
-    ``basis`` of the start's spectrum. ``progress`` is told the number of each evaluation.
+    Doses are those of :class:`WaterTank` times ``corrections``. ``basis`` of the start's spectrum. ``progress`` is told the
+    number of each evaluation.
     """
     from scipy.optimize import least_squares
 
@@ -120,6 +138,7 @@ def fit_beam(
     start = replace(start, beam=beam)
     guess = np.array([_value(start, name) or first for name, first in zip(names, guess, strict=True)])
     maps: dict[tuple[object, ...], FloatArray] = {}
+    corrected = corrections or no_corrections(measured)
     count = 0
 
     def residuals(values: FloatArray) -> FloatArray:
@@ -128,7 +147,7 @@ def fit_beam(
         if progress is not None:
             progress(count)
         own = with_parameters(start, dict(zip(names, map(float, values), strict=True)))
-        return _residuals(WaterTank(own, basis_kernel(basis, own.beam), maps), measured, selection)
+        return _residuals(WaterTank(own, basis_kernel(basis, own.beam), maps), measured, selection, corrected)
 
     inside = np.clip(guess, low + 1e-6, high - 1e-6)
     found = least_squares(
@@ -143,18 +162,25 @@ def _value(machine: MachineModel, name: str) -> float:
     return float(getattr(machine.mlc if name in _LEAVES else machine.beam, name, 0.0))
 
 
-def _residuals(tank: WaterTank, measured: Measurements, selection: Selection) -> FloatArray:
+def _residuals(tank: WaterTank, measured: Measurements, selection: Selection, corrections: Corrections) -> FloatArray:
     parts: list[FloatArray] = []
-    for curve, seen in zip(measured.depth_curves, selection.depth_curves, strict=True):
+    for curve, seen, factor in zip(
+        measured.depth_curves, selection.depth_curves, corrections.depth_curves, strict=True
+    ):
         if seen:
-            parts.append(_depth_residuals(curve, tank.depth_curve(curve)))
+            dose = tank.depth_curve(curve)
+            parts.append(_depth_residuals(curve, dose if factor is None else dose * np.interp(curve.depth_mm, *factor)))
     for profile, seen in zip(measured.profiles, selection.profiles, strict=True):
         if seen:
             parts.append(_profile_residuals(profile, tank.profile(profile)))
-    for table, rows in zip(measured.output_factors, selection.output_factors, strict=True):
-        dose, normal = tank.output(table), normal_row(table)
+    for table, rows, factors in zip(
+        measured.output_factors, selection.output_factors, corrections.output_factors, strict=True
+    ):
+        dose, normal = tank.output(table) * factors, normal_row(table)
         relative = dose / dose[normal] * table.value[normal]
-        parts.append((relative / table.value - 1.0)[rows] / _OUTPUT_TOLERANCE)
+        small = table.field_mm.min(axis=1) < SMALL_FIELD_MM
+        tolerance = np.where(small, _SMALL_OUTPUT_TOLERANCE, _OUTPUT_TOLERANCE)
+        parts.append(((relative / table.value - 1.0) / tolerance)[rows])
     return np.concatenate(parts)
 
 

@@ -16,16 +16,20 @@ from dicomplan.dose.electrons import ELECTRON_SIGMA_MM, surface_release_mev_per_
 from dicomplan.dose.fluence import (
     FluencePlane,
     calibration_field_fluence,
-    extra_focal_plane,
+    extra_focal_response,
     open_field,
     profile_factor,
 )
-from dicomplan.dose.pencil_beam import blurred_sigma_mm, convolved
+from dicomplan.dose.pencil_beam import blurred_sigma_mm, convolved, interval_response
 from dicomplan.dose.pencil_kernel import PencilKernel, pencil_kernel, ring_histograms
-from dicomplan.dose.point_kernels import GY_CM2_PER_MEV_MM, load_point_kernels
+from dicomplan.dose.point_kernels import GY_CM2_PER_MEV_MM, load_point_kernels, water_attenuation_per_mm
 from dicomplan.machine.model import BeamModel, MachineModel
 
 FloatArray = NDArray[np.float64]
+
+
+SOFTENED_DEPTH_MM = 100.0
+"""Depth whose attenuation the softening off the axis is relative to, here; the engines take it energy by energy."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,20 @@ def basis_kernel(basis: SpectrumBasis, beam: BeamModel) -> PencilKernel:
     return replace(shape, weight_mev_per_mm=weight, softening_per_mm=beam.softening_per_mm)
 
 
+def attenuation_per_mm(beam: BeamModel, depth_mm: float) -> float:
+    """Attenuation (1/mm) of what a beam releases in water behind ``depth_mm``."""
+    mu = water_attenuation_per_mm(beam.energies_mev)
+    released = beam.photon_weights * beam.energies_mev * mu * np.exp(-mu * depth_mm)
+    return float((released * mu).sum() / released.sum())
+
+
 @dataclass(frozen=True)
 class WaterTank:
     """Doses of a machine's rectangular fields in water, by the pencil beam.
 
     ``maps`` keeps what single sources give in single fields, by all that it depends on but the machine's distances and its
-    off-axis profile: tanks of machines that share those may share it.
+    off-axis profile: tanks of machines that share those may share it. Off-axis softening attenuates what each Gaussian
+    holds by the mean radius of it: scatter that comes from the outer parts is softened too.
     """
 
     machine: MachineModel
@@ -84,41 +96,61 @@ class WaterTank:
         distance = surface_mm + depth_mm
         projected = at_mm * sad / distance
         places, back = np.unique(projected, return_inverse=True)
-        shown = self._shown(field_mm, axis, places)[back]
-        depth = depth_mm * (1.0 + kernel.softening_per_mm * np.abs(projected))
-        weight = _table_values(kernel, depth, distance / sad)
+        shown, radius = (values[back] for values in self._shown(field_mm, axis, places))
+        weight = _table_values(kernel, depth_mm, distance / sad)
+        if kernel.softening_per_mm != 0.0:
+            extra = attenuation_per_mm(machine.beam, SOFTENED_DEPTH_MM) * kernel.softening_per_mm
+            weight = weight * np.exp(-extra * depth_mm[:, None] * radius)
         ray = np.hypot(distance, at_mm)
         value: FloatArray = GY_CM2_PER_MEV_MM * (sad / ray) ** 2 * (weight * shown).sum(axis=1)
         return value
 
-    def _shown(self, field_mm: tuple[float, float], axis: str, places_mm: FloatArray) -> FloatArray:
-        """(n, K) fluence convolved with each Gaussian, at places along an axis of the isocentre plane."""
-        beam = self.machine.beam
+    def _shown(self, field_mm: tuple[float, float], axis: str, places_mm: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(n, K) fluence convolved with each Gaussian, at places along an axis of the isocentre plane, and the mean
+        radius (mm) of the fluence that each Gaussian holds there."""
+        beam, mlc = self.machine.beam, self.machine.mlc
         weight = beam.extra_focal_weight
-        mlc = self.machine.mlc
         place = (field_mm, axis, places_mm.tobytes(), mlc.leaf_end_offset_mm, mlc.leaf_end_blur_mm)
         key: tuple[object, ...] = (*place, "primary", beam.source_fwhm_mm)
         if key not in self.maps:
-            self.maps[key] = self._convolved(field_mm, axis, places_mm, extra_focal=False)
-        shown = self.maps[key]
+            plane = self._plane(field_mm)
+            radii = FluencePlane(plane.values * np.hypot(plane.x_mm, plane.y_mm[:, None]), plane.x_mm, plane.y_mm)
+            values, moment = (self._convolved(one, axis, places_mm) for one in (plane, radii))
+            self.maps[key] = np.stack([values, moment / np.maximum(values, 1e-9)])
+        shown, radius = self.maps[key]
         if weight == 0.0:
-            return shown
+            return shown, radius
         # the primary source's blur of the extra-focal part is far below its own
         key = (*place, "extra-focal", beam.extra_focal_fwhm_mm)
         if key not in self.maps:
-            self.maps[key] = self._convolved(field_mm, axis, places_mm, extra_focal=True)
+            self.maps[key] = self._extra_focal(field_mm, axis, places_mm)
         both: FloatArray = ((1.0 - weight) * shown + weight * self.maps[key]) / calibration_field_fluence(self.machine)
-        return both
+        return both, radius
 
-    def _convolved(
-        self, field_mm: tuple[float, float], axis: str, places_mm: FloatArray, *, extra_focal: bool
-    ) -> FloatArray:
+    def _opened(self, field_mm: tuple[float, float]) -> tuple[FloatArray, FloatArray, FloatArray]:
         x_range, y_range = ((-0.5 * side, 0.5 * side) for side in field_mm)
-        opened, x_mm, y_mm = open_field(x_range, y_range, self.machine)
-        if extra_focal:
-            plane = extra_focal_plane(opened, self.machine, x_mm, y_mm)
-        else:
-            plane = FluencePlane(opened * profile_factor(self.machine.beam, x_mm, y_mm), x_mm, y_mm)
+        return open_field(x_range, y_range, self.machine)
+
+    def _plane(self, field_mm: tuple[float, float]) -> FluencePlane:
+        opened, x_mm, y_mm = self._opened(field_mm)
+        return FluencePlane(opened * profile_factor(self.machine.beam, x_mm, y_mm), x_mm, y_mm)
+
+    def _extra_focal(self, field_mm: tuple[float, float], axis: str, places_mm: FloatArray) -> FloatArray:
+        """As :meth:`_convolved` of the extra-focal plane, which is a product of a function of x and one of y."""
+        opened, x_mm, y_mm = self._opened(field_mm)
+        shares = {"x": opened.sum(axis=0), "y": opened.sum(axis=1) / opened.sum()}
+        sigma = blurred_sigma_mm(self.kernel, self.machine)
+        value = np.ones((len(places_mm), len(sigma)))
+        for name, centres in (("x", x_mm), ("y", y_mm)):
+            wide, response = extra_focal_response(centres, self.machine)
+            fluence = response @ shares[name]
+            half = 0.5 * (wide[1] - wide[0])
+            at = places_mm if name == axis else np.zeros(1)
+            for k, one in enumerate(sigma):
+                value[:, k] *= interval_response(wide - half, wide + half, at, float(one)) @ fluence
+        return value
+
+    def _convolved(self, plane: FluencePlane, axis: str, places_mm: FloatArray) -> FloatArray:
         sigma, middle = blurred_sigma_mm(self.kernel, self.machine), np.zeros(1)
         if axis == "x":
             values = convolved(plane, sigma, places_mm, middle)[0]

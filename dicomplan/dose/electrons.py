@@ -62,6 +62,6 @@ def electron_dose(
         near = np.flatnonzero(depth < _REACH * beam.electron_depth_mm)
         projected = frame.project(points[near])
         distance = np.linalg.norm(points[near] - frame.source_mm, axis=-1)
-        value = spread(projected[:, ::-1]) * np.exp(-depth[near] / beam.electron_depth_mm)
+        value = spread(projected[:, 1::-1]) * np.exp(-depth[near] / beam.electron_depth_mm)
         dose[k].ravel()[near] = factor * (frame.source_axis_distance_mm / distance) ** 2 * value
     return dose

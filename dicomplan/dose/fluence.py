@@ -211,12 +211,17 @@ def extra_focal_plane(opened: FloatArray, machine: MachineModel, x_mm: FloatArra
     triangles. The fluence at p is so the opening convolved with a Gaussian of b times the source's width, read at m p. All
     edges are taken at the one distance c.
     """
+    (wide_x, along), (wide_y, across) = (extra_focal_response(axis, machine) for axis in (x_mm, y_mm))
+    return FluencePlane(across @ opened @ along.T, wide_x, wide_y)
+
+
+def extra_focal_response(centres_mm: FloatArray, machine: MachineModel) -> tuple[FloatArray, FloatArray]:
+    """One axis of :func:`extra_focal_plane`: the widened axis (m,) and what each pixel (n) of the opening gives it (m, n)."""
     near, blur = _extra_focal_view(machine)
-    step = float(x_mm[1] - x_mm[0])
+    step = float(centres_mm[1] - centres_mm[0])
     margin = int(np.ceil(_EXTRA_FOCAL_REACH * blur / near / step))
-    wide = [step * np.arange(-margin, len(axis) + margin) + axis[0] for axis in (x_mm, y_mm)]
-    along, across = (_seen(axis, near * at, blur) for axis, at in zip((x_mm, y_mm), wide, strict=True))
-    return FluencePlane(across @ opened @ along.T, wide[0], wide[1])
+    wide = step * np.arange(-margin, len(centres_mm) + margin) + centres_mm[0]
+    return wide, _seen(centres_mm, near * wide, blur)
 
 
 def calibration_field_fluence(machine: MachineModel) -> float:
