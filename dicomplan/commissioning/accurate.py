@@ -38,8 +38,8 @@ def tank_dose(
 ) -> FloatArray:
     """Dose (n,), Gy cm2 per photon of the calibration field's fluence, at ``points_mm`` (n, 3): depth, x and y of the machine.
 
-    Water reaches as far beside the field and behind the deepest point as scatter comes from. Cubic voxels; between their centres the dose is
-    interpolated linearly, along the depth after the inverse square is taken out.
+    Water reaches as far beside the field and behind the deepest point as scatter comes from. Cubic voxels; between their
+    centres the dose is interpolated linearly, along the depth after the inverse square is taken out.
     """
     from scipy.interpolate import RegularGridInterpolator
 
