@@ -20,7 +20,7 @@ FloatArray = NDArray[np.float64]
 RATIO_DEPTHS_MM = (20.0, 50.0, 100.0, 150.0, 200.0, 250.0, 300.0)
 """Depths at which tissue-phantom ratios are computed: each needs a tank of its own."""
 
-PROFILE_STEP_MM = 2.5
+PROFILE_STEP_MM = 2.0
 """Voxels of tanks that profiles are read from."""
 
 _SCATTER_MM = (40.0, 120.0)  # water beside the field: twice its side, within these

@@ -21,7 +21,7 @@ from dicomplan.machine.model import Calibration, MachineModel
 FloatArray = NDArray[np.float64]
 Report = Callable[[str, float], None]
 
-ROUNDS = 2
+ROUNDS = 3
 """Fits in a row; from the second on with the ratio of the collapsed cone to the fast model, taken at the fit before."""
 
 

@@ -38,8 +38,8 @@ def report_html(done: Commissioning, machine: MachineModel) -> str:
     parts = [
         f"<h1>Commissioning of {_safe(machine.name)}</h1><p>{_safe(machine.description)}</p><p>{_safe(DISCLAIMER)}</p>",
         "<p>Points: measured. Blue line: fitted machine, collapsed cone (tissue-phantom ratios between the computed depths: "
-        "pencil beam times the interpolated ratio of the two). Grey, dashed: pencil beam. Below: computed minus measured, in "
-        "per cent (of the measured dose for depth, of the axis for profiles), 2 % at the dotted lines. "
+        "fast model times the interpolated ratio of the two). Grey, dashed: fast model (pencil beam). Below: computed minus "
+        "measured, in per cent (of the measured dose for depth, of the axis for profiles), 2 % at the dotted lines. "
         "&ldquo;held&rdquo;: the fit did not see it.</p>",
         f"<h2>Parameters</h2><table>{fitted}</table><ul>{notes}</ul>",
         f"<h2>Residuals</h2><pre>{_safe(chr(10).join(residual_lines(done)))}</pre>",

@@ -73,7 +73,7 @@ def _names(sources: object) -> list[str]:
 
 
 def residual_lines(done: Commissioning) -> list[str]:
-    """The table of residuals as text: collapsed cone, the pencil beam's in brackets; held-out rows are those that count."""
+    """The table of residuals as text: collapsed cone, the fast model's in brackets; held-out rows are those that count."""
     rows = done.residuals
     lines = ["depth doses and TPRs beyond the maximum: mean |difference|, worst (at depth); in % of the measured dose"]
     for one in rows.depth:

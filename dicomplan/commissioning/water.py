@@ -31,6 +31,10 @@ FloatArray = NDArray[np.float64]
 SOFTENED_DEPTH_MM = 100.0
 """Depth whose attenuation the softening off the axis is relative to, here; the engines take it energy by energy."""
 
+_SCATTER_LAG = (
+    2.0  # standard deviations of a Gaussian: so far upstream its energy was released; matches the collapsed cone
+)
+
 
 @dataclass(frozen=True)
 class SpectrumBasis:
@@ -77,7 +81,8 @@ class WaterTank:
 
     ``maps`` keeps what single sources give in single fields, by all that it depends on but the machine's distances and its
     off-axis profile: tanks of machines that share those may share it. Off-axis softening attenuates what each Gaussian
-    holds by the mean radius of it: scatter that comes from the outer parts is softened too.
+    holds by the mean radius of it, over the depth at which it was released: scatter from the outer parts is softened too,
+    which the pencil-beam engine leaves out.
     """
 
     machine: MachineModel
@@ -100,7 +105,8 @@ class WaterTank:
         weight = _table_values(kernel, depth_mm, distance / sad)
         if kernel.softening_per_mm != 0.0:
             extra = attenuation_per_mm(machine.beam, SOFTENED_DEPTH_MM) * kernel.softening_per_mm
-            weight = weight * np.exp(-extra * depth_mm[:, None] * radius)
+            primary_mm = np.maximum(depth_mm[:, None] - _SCATTER_LAG * kernel.sigma_mm, 0.0)
+            weight = weight * np.exp(-extra * primary_mm * radius)
         ray = np.hypot(distance, at_mm)
         value: FloatArray = GY_CM2_PER_MEV_MM * (sad / ray) ** 2 * (weight * shown).sum(axis=1)
         return value
