@@ -30,7 +30,7 @@ def read_mephysto(path: Path) -> Measurements:
     unused: list[str] = []
     for keys, rows, line in _scans(path, text_lines(path)):
         name = f"{path.name}, scan {keys['scan']}"
-        reason = _unusable(keys)
+        reason = _unusable(keys, path, line)
         if reason:
             unused.append(f"{name}: {reason}")
             continue
@@ -56,7 +56,7 @@ def read_mephysto(path: Path) -> Measurements:
     return Measurements(tuple(curves), tuple(profiles), unused=tuple(unused))
 
 
-def _unusable(keys: dict[str, str]) -> str | None:
+def _unusable(keys: dict[str, str], path: Path, line: int) -> str | None:
     kind = keys.get("SCAN_CURVETYPE", "none")
     if kind != "PDD" and kind not in _AXES:
         return f"curve type {kind}"

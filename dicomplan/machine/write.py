@@ -14,8 +14,10 @@ _PAIRS_IN_LINE = 6
 _DIGITS = 5  # significant, of tables and fitted values: far below what measurements can tell
 
 
-def machine_file_text(machine: MachineModel, comments: Sequence[str] = ()) -> str:
+def machine_file_text(machine: MachineModel, comments: Sequence[str] = (), profile_table: str | None = None) -> str:
     """TOML of a machine, its tables written inline; ``comments`` are lines at its head.
+
+    ``profile_table`` names a CSV file beside it that holds the off-axis profile, which is then not written.
 
     Numbers are written with five significant digits.
     """
@@ -39,7 +41,10 @@ def machine_file_text(machine: MachineModel, comments: Sequence[str] = ()) -> st
     lines.append("# upper edge of each bin in MeV (the first begins at 0), photons in it")
     lines += _pairs("spectrum", zip(_upper_edges(beam.energies_mev), beam.photon_weights, strict=True))
     lines.append("# radius in the isocentre plane, fluence relative to the axis without the inverse-square fall-off")
-    lines += _pairs("profile", zip(beam.profile_radius_mm, beam.profile_factor, strict=True))
+    if profile_table is None:
+        lines += _pairs("profile", zip(beam.profile_radius_mm, beam.profile_factor, strict=True))
+    else:
+        lines.append(f"profile = {_text(profile_table)}")
     notes = {
         "source_fwhm_mm": "at the source",
         "collimator_distance_mm": "from the source to where the penumbra is formed",
