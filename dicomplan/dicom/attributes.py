@@ -8,7 +8,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 
@@ -50,8 +51,27 @@ def naming(file: str) -> Iterator[None]:
 
 def text(dataset: Dataset, keyword: str) -> str:
     """The value as text without surrounding blanks; empty when absent or empty. Raises InputError when unreadable."""
+    plain = _plain_text(dataset, keyword)
+    if plain is not None:
+        return plain
     found = value(dataset, keyword)
     return "" if found is None else str(found).strip()
+
+
+def _plain_text(dataset: Dataset, keyword: str) -> str | None:
+    """The text of a single identifier or code string straight from its bytes, as :func:`text` gives it; None: not one.
+
+    An RTSTRUCT has thousands of them, and pydicom takes most of the time to convert each.
+    """
+    tag = tag_for_keyword(keyword)
+    element = dataset.get_item(tag) if tag is not None and tag in dataset else None
+    if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
+        return None
+    if (element.VR or dictionary_VR(element.tag)) not in ("CS", "UI"):
+        return None
+    if b"\\" in element.value or not element.value.isascii():
+        return None
+    return element.value.decode("ascii").rstrip("\0 ").strip()
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:

@@ -140,21 +140,24 @@ def polygon_rows(edges: FloatArray, out: NDArray[np.floating], most: int) -> int
             y = y_next
         if touched:
             total = 0.0
+            covered = 0.0
             for column in range(columns):
-                total += change[column]
-                change[column] = 0.0
-                if total < _SNAP:
-                    out[row, column] = 0.0
-                elif total > 1.0 - _SNAP:
-                    out[row, column] = 1.0
-                else:
-                    out[row, column] = total
+                step = change[column]
+                if step != 0.0:
+                    change[column] = 0.0
+                    total += step
+                    covered = total
+                    if total < _SNAP:
+                        covered = 0.0
+                    elif total > 1.0 - _SNAP:
+                        covered = 1.0
+                out[row, column] = covered
             change[columns] = 0.0
             change[columns + 1] = 0.0
     return looks
 
 
-@kernel(parallel=True)
+@kernel()
 def polygon_planes(
     points: FloatArray, polygons: IntArray, groups: IntArray, planes: IntArray, out: NDArray[np.floating], most: int
 ) -> IntArray:
@@ -162,11 +165,12 @@ def polygon_planes(
 
     ``points`` (n, 2) x, y of all polygons in pixels from the outer corner. Polygon p has the points from
     ``polygons[p]`` to ``polygons[p + 1]``, group g the polygons from ``groups[g]``, plane k the groups from
-    ``planes[k]``. Returns for each plane the most looks of one of its groups, see :func:`polygon_rows`.
+    ``planes[k]``. Returns for each plane the most looks of one of its groups, see :func:`polygon_rows`; ends at the first
+    that takes more than ``most``.
     """
     count, rows, columns = out.shape
     looks = np.zeros(count, dtype=np.int64)
-    for plane in prange(count):
+    for plane in range(count):
         several = planes[plane + 1] - planes[plane]
         for group in range(planes[plane], planes[plane + 1]):
             size = polygons[groups[group + 1]] - polygons[groups[group]]
@@ -198,7 +202,7 @@ def polygon_planes(
                         out[plane, row, column] += part[row, column] / several
             looks[plane] = max(looks[plane], found)
             if found > most:
-                break
+                return looks
     return looks
 
 

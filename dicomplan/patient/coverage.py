@@ -179,10 +179,9 @@ def rasterize(structure: Structure, ct_grid: VoxelGrid) -> Coverage:
             tag="ContourData",
             hint="draw it anew or leave it out",
         ) from error
-    coverage = Coverage(grid, fraction)
-    if coverage.volume_cc <= 1e-9:
+    if float(fraction.sum()) * grid.voxel_volume_cc <= 1e-9:
         raise InputError(f"the contours of ROI '{structure.name}' enclose no volume", tag="ContourData")
-    return coverage
+    return Coverage(grid, fraction)
 
 
 def geometry_findings(structure: Structure, ct_grid: VoxelGrid) -> tuple[Finding, ...]:
