@@ -434,8 +434,8 @@ def test_the_dose_per_photon_is_that_of_monte_carlo(
 ) -> None:
     depth, ratio = axis_ratio(against_monte_carlo, name)
     used = (depth > 15) & (depth < 285)
-    # measured: +1.3 % at 100 mm in both fields, up to +3.5 % at 270 mm in the larger one
-    assert np.abs(ratio[used] - 1.0).max() <= 0.035
+    # measured: -0.3 and +0.3 % at 100 mm, -1.0 to +1.0 % down to 280 mm; the reference's own uncertainty is 0.5 %
+    assert np.abs(ratio[used] - 1.0).max() <= 0.015
     reference_depth, reference_ratio = axis_ratio(against_monte_carlo, "water_10x10")
     factor = np.interp(100.0, reference_depth, reference_ratio)
     used = (depth > 15) & (depth <= 200)
@@ -455,5 +455,6 @@ def test_edges_and_penumbras_are_those_of_monte_carlo(
         level = level / level[np.abs(x) < 5.1].mean()
         edge = [float(np.interp(-part, -level[x > 0], x[x > 0])) for part in (0.8, 0.5, 0.2)]
         found.append((edge[2] - edge[0], edge[1]))
-    assert abs(found[0][0] - found[1][0]) <= 1.5
-    assert abs(found[0][1] - found[1][1]) <= 0.5
+    # measured: penumbra -0.4 to +0.02 mm, edge within 0.07 mm
+    assert abs(found[0][0] - found[1][0]) <= 0.8
+    assert abs(found[0][1] - found[1][1]) <= 0.3

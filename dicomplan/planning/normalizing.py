@@ -14,6 +14,8 @@ from dicomplan.sequencing.step_and_shoot import rounded
 
 _LEAST, _MOST = 0.2, 5.0  # a plan that needs another factor than this is not of this prescription
 _STEPS = 60
+_PRINTED = 1e-4
+"""So much, relative, printing to 0.0001 MU may change the meterset of a segment of 1 MU: limits are kept by that much."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def normalization(case: PlanningCase, dose_gy: Float32Array) -> NormalizationRes
     if samples.volume_cc <= 0:
         return NormalizationResult(1.0, 1.0, f"{wish.structure} is empty")
     metric, unit, limit = wish.goal.metric, wish.goal.unit, wish.goal.limit
-    wanted = _first_factor(lambda factor: evaluate(metric, scaled_samples(samples, factor), unit) >= limit)
+    reached = _first_factor(lambda factor: evaluate(metric, scaled_samples(samples, factor), unit) >= limit)
+    # a goal or hard constraint at the very dose must not fail by the last printed digit
+    wanted = reached * (1.0 + _PRINTED)
     factor, limited_by = wanted, None
     for constraint in case.resolved.constraints:
         if not constraint.goal.at_most:
@@ -78,7 +82,7 @@ def _allowed(case: PlanningCase, constraint: StructureGoal, dose_gy: Float32Arra
     for _ in range(_STEPS):
         middle = 0.5 * (low + high)
         low, high = (low, middle) if broken(middle) else (middle, high)
-    return low
+    return max(1.0, low * (1.0 - _PRINTED))
 
 
 def _first_factor(reached: Callable[[float], bool]) -> float:
