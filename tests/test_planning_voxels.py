@@ -1,0 +1,114 @@
+"""Voxels that are optimised on: every one counts for its volume, regions leave out what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import plan_helpers as helpers
+import pytest
+
+from dicomplan.dicom.read import read_study
+from dicomplan.events import Cancel, ignore_progress
+from dicomplan.machine.library import load_machine
+from dicomplan.patient.coverage import coverage_on_grid
+from dicomplan.plan.derive import AIR_DENSITY_G_CM3, HIGHER_LEVEL_MARGIN_MM, SKIN_DEPTH_MM, Region
+from dicomplan.plan.library import load_template
+from dicomplan.planning.case import PlanningCase, goal_values, plan_loss, shortfall
+from dicomplan.planning.voxels import OptimizationVoxels, optimization_voxels, reachable_fraction, voxel_sets
+from dicomplan.workflow.plan import _Clock, prepare
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> PlanningCase:
+    folder = tmp_path_factory.mktemp("voxels")
+    study = helpers.write_small_study(folder / "study")
+    (folder / "t.yaml").write_text(helpers.template().replace("grid: 5 mm", "grid: 2.5 mm"))
+    template = load_template(str(folder / "t.yaml"))
+    machine = load_machine("generic_6mv")
+    return prepare(read_study([study]), template, machine, "t.yaml", _Clock(ignore_progress), Cancel()).case
+
+
+@pytest.fixture(scope="module")
+def voxels(case: PlanningCase) -> OptimizationVoxels:
+    return optimization_voxels(case, ("PTV_5000", "SpinalCord"))
+
+
+def centres(case: PlanningCase, voxels: OptimizationVoxels) -> np.ndarray:
+    grid = case.density.grid
+    return grid.patient_from_index(np.stack(np.unravel_index(voxels.indices, grid.shape), axis=-1))
+
+
+def test_targets_and_organs_are_looked_at_voxel_by_voxel(case: PlanningCase, voxels: OptimizationVoxels) -> None:
+    assert (np.diff(voxels.indices) > 0).all()
+    chosen = np.zeros(case.density.grid.voxel_count)
+    chosen[voxels.indices] = voxels.stands_for
+    for name in ("PTV_5000", "SpinalCord"):
+        covered = coverage_on_grid(case.coverages[name], case.density.grid).ravel() > 0
+        inside = covered & (case.body.ravel() > 0)
+        np.testing.assert_array_equal(chosen[inside], 1.0)
+    assert len(voxels.indices) < 0.7 * np.count_nonzero(case.body)
+    assert (case.body.ravel()[voxels.indices] > 0).all()
+
+
+def test_the_voxels_stand_for_all_of_body(case: PlanningCase, voxels: OptimizationVoxels) -> None:
+    volume = voxels.stands_for.sum() * case.density.grid.voxel_volume_cc
+    assert volume == pytest.approx(900.0, rel=0.1)
+
+
+def test_a_structures_voxels_carry_its_volume(case: PlanningCase, voxels: OptimizationVoxels) -> None:
+    regions = [Region("PTV_5000"), Region("SpinalCord"), Region("BODY")]
+    sets = voxel_sets(case, voxels, regions)
+    for region, exact in zip(regions[:2], (20.59, 10.13), strict=True):
+        found = sets[region]
+        assert found is not None
+        assert found.volume == pytest.approx(exact, rel=0.01)
+    body = sets[regions[2]]
+    assert body is not None
+    assert body.volume == pytest.approx(900.0, rel=0.1)
+
+
+def test_a_region_keeps_its_distance(case: PlanningCase, voxels: OptimizationVoxels) -> None:
+    region = Region("BODY", ("PTV_5000",), HIGHER_LEVEL_MARGIN_MM)
+    found = voxel_sets(case, voxels, [region])[region]
+    assert found is not None
+    distance = np.linalg.norm(centres(case, voxels)[found.indices] - helpers.TARGET_MM, axis=1)
+    # a voxel is 2.5 mm: distances are from centres of covered ones
+    assert distance.min() > helpers.TARGET_RADIUS_MM + HIGHER_LEVEL_MARGIN_MM - 2.5
+    nearest = np.linalg.norm(centres(case, voxels) - helpers.TARGET_MM, axis=1)
+    beyond = np.flatnonzero(nearest > helpers.TARGET_RADIUS_MM + HIGHER_LEVEL_MARGIN_MM + 2.5)
+    assert set(beyond) <= set(found.indices.tolist())
+
+
+def test_a_region_without_voxels_is_none(case: PlanningCase, voxels: OptimizationVoxels) -> None:
+    region = Region("PTV_5000", ("PTV_5000",), HIGHER_LEVEL_MARGIN_MM)
+    assert voxel_sets(case, voxels, [region])[region] is None
+
+
+def test_air_and_skin_carry_no_underdose(case: PlanningCase, voxels: OptimizationVoxels) -> None:
+    """BODY as a target: its part that can be reached is neither in the cavity nor within 4 mm under the surface."""
+    part = reachable_fraction(case, "BODY")
+    grid = case.density.grid
+    points = grid.patient_from_index(np.stack(np.indices(grid.shape), axis=-1))
+    depth = np.min(np.array([50.0, 50.0, 45.0]) - np.abs(points), axis=-1)
+    assert not part[depth < SKIN_DEPTH_MM - 1.3].any()
+    assert not part[case.density.mass_g_cm3 < AIR_DENSITY_G_CM3].any()
+    cavity = np.linalg.norm(points - (14.0, -37.0, 10.0), axis=-1)
+    assert not part[cavity < 5.0].any()
+    # all the rest of the box can be reached
+    assert (part[(depth > SKIN_DEPTH_MM + 2.6) & (cavity > 12.0)] > 0.99).all()
+
+
+def test_goals_are_judged_and_weighed(case: PlanningCase) -> None:
+    """Uniform doses have known metrics; a hard excess comes before any goal."""
+    losses = []
+    for level in (50.0, 48.0, 40.0, 46.0):
+        dose = np.full(case.density.grid.shape, level, dtype=np.float32)
+        values = goal_values(case, dose)
+        named = {(goal.structure, goal.goal.text): value for goal, value in values.items()}
+        assert named["PTV_5000", "D98% >= 95 %"] == pytest.approx(level, rel=1e-5)
+        assert named["SpinalCord", "Dmean <= 10 Gy"] == pytest.approx(level, rel=1e-5)
+        hard = next(goal for goal in values if goal.hard)
+        assert (shortfall(hard, values[hard]) > 0) == (level > 45.0)
+        losses.append(plan_loss(values))
+    assert losses[2][0] == 0.0
+    assert min(losses) == losses[2]  # the only one that keeps the cord's limit, though it misses the target
+    assert losses[3] < losses[1] < losses[0]
