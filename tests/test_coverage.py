@@ -98,6 +98,17 @@ def test_an_external_outline_is_cut_at_the_border_and_told():
     assert "cut at its border" in geometry_findings(body, CT)[0].message
 
 
+def test_contours_that_cross_beyond_reason_are_refused_by_name():
+    random = np.random.default_rng(5)
+    corners = random.uniform(-15, 15, (5000, 3, 2))
+    triangles = [np.column_stack([corner, np.zeros(3)]) for corner in corners]
+    with pytest.raises(
+        InputError, match=r"ROI 'Organ' cannot be rasterized: the 15000 edges of one plane cross"
+    ) as caught:
+        rasterize(roi(*triangles), CT)
+    assert caught.value.tag == "ContourData"
+
+
 def test_structure_grids_share_one_lattice():
     first = structure_grid(CT, (-10.3, -5, -3), (4, 9, 9))
     second = structure_grid(CT, (-3.1, -15, 3), (14.2, 19, 19))

@@ -182,10 +182,8 @@ def _nested(depth: int) -> Dataset:
     return inner
 
 
-@pytest.mark.parametrize("undefined", [True, False])
-@pytest.mark.parametrize("name", ["RS.dcm", "CT_004.dcm"])
-def test_sequences_nested_a_thousand_deep(study: Path, name: str, undefined: bool) -> None:
-    tag, item = b"\x40\x00\x43\xa0", b"\xfe\xff\x00\xe0"
+def _nested_bytes(tag: bytes, *, undefined: bool) -> bytes:
+    item = b"\xfe\xff\x00\xe0"
     data = b"\x08\x00\x00\x01\x02\x00\x00\x00x "
     for _ in range(1000):
         if undefined:
@@ -194,6 +192,25 @@ def test_sequences_nested_a_thousand_deep(study: Path, name: str, undefined: boo
         else:
             data = item + len(data).to_bytes(4, "little") + data
             data = tag + len(data).to_bytes(4, "little") + data
+    return data
+
+
+@pytest.mark.parametrize("undefined", [True, False])
+def test_sequences_nested_a_thousand_deep_behind_the_pixels(study: Path, undefined: bool) -> None:
+    path = study / "CT_004.dcm"
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
+    dataset.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=True)
+    assert len(read_study([study]).case.structures) == 3
+    # DigitalSignaturesSequence
+    path.write_bytes(path.read_bytes() + _nested_bytes(b"\xfa\xff\xfa\xff", undefined=undefined))
+    assert "nested" in refusal(study).message
+
+
+@pytest.mark.parametrize("undefined", [True, False])
+@pytest.mark.parametrize("name", ["RS.dcm", "CT_004.dcm"])
+def test_sequences_nested_a_thousand_deep(study: Path, name: str, undefined: bool) -> None:
+    data = _nested_bytes(b"\x40\x00\x43\xa0", undefined=undefined)
     path = study / name
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"

@@ -65,11 +65,22 @@ def test_a_failing_self_test_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_optional_parts_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
-    monkeypatch.setitem(sys.modules, "cv2", None)
+    optional = {
+        "opencv-python": "cv2",
+        "SimpleITK": "SimpleITK",
+        "python-gdcm": "gdcm",
+        "pyjpegls": "jpeg_ls",
+        "pylibjpeg-openjpeg": "openjpeg",
+    }
+    for module in optional.values():
+        monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(doctor, "SELF_TESTS", {})
     examination = examine()
-    states = {item.name: item.state for item in examination.items}
-    assert states["dciodvfy"] == states["opencv-python"] == "missing"
+    found = {item.name: item for item in examination.items}
+    assert {found[name].state for name in ("dciodvfy", *optional)} == {"missing"}
+    # the line names the extra that brings the part
+    assert "dicomplan[images]" in found["SimpleITK"].detail
+    assert all("dicomplan[compressed]" in found[name].detail for name in list(optional)[2:])
     assert examination.usable
 
 

@@ -18,6 +18,7 @@ from dicomplan.cli.study_options import add_study_options
 _MARKS = {"error": "ERROR", "warning": "warning", "info": "note"}
 _LONG_NAME = 28
 _LONG_LIST = 12
+_SINGULAR = {"boli": "bolus"}
 
 
 def add(commands: Commands) -> None:
@@ -176,13 +177,19 @@ def _plan(plan: Mapping[str, Any]) -> str:
                 str(beam["control_points"]),
                 "" if beam["meterset_mu"] is None else f"{beam['meterset_mu']:.1f}",
                 _short(beam["machine"]),
-                ", ".join(f"{count} {what}" for what, count in beam["accessories"].items()),
+                ", ".join(counted(count, what) for what, count in beam["accessories"].items()),
             )
         )
     lines = [head, *([columns(rows, right=(0, 3, 4, 5, 6, 8, 9))] if beams else [])]
     if len(beams) > _LONG_LIST:
         lines.append(f"  and {len(beams) - _LONG_LIST} more beams")
     return "\n".join(lines)
+
+
+def counted(count: int, things: str) -> str:
+    """``2 wedges``, ``1 wedge``: a count of things, named in the plural."""
+    one = _SINGULAR.get(things, things.removesuffix("s"))
+    return f"{count} {one if count == 1 else things}"
 
 
 def _energy(beam: Mapping[str, Any]) -> str:

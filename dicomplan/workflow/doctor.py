@@ -32,6 +32,10 @@ _LIBRARIES = (
     ("rich", "rich", ""),
     ("opencv-python", "cv2", "rt-utils needs it: apt install libgl1 libglib2.0-0; our own writer does its job"),
     ("rt-utils", "rt_utils", "our own writer makes the derived structures"),
+    ("SimpleITK", "SimpleITK", "convert to and from NIfTI and NRRD: pip install 'dicomplan[images]'"),
+    ("python-gdcm", "gdcm", "JPEG compressed CT: pip install 'dicomplan[compressed]'"),
+    ("pyjpegls", "jpeg_ls", "JPEG-LS compressed CT: pip install 'dicomplan[compressed]'"),
+    ("pylibjpeg-openjpeg", "openjpeg", "JPEG 2000 compressed CT: pip install 'dicomplan[compressed]'"),
 )
 
 _PROGRAMS = {

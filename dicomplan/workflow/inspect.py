@@ -111,6 +111,11 @@ def _ct_series(scan: Scan, findings: _Findings) -> tuple[Series, ...]:
 
 
 def _selection(scan: Scan, request: InspectRequest, findings: _Findings) -> Selection | None:
+    if scan.of_modality("CT") and not scan.of_modality("RTSTRUCT"):
+        # What may be wrong with the CT has findings of its own.
+        message = "no RTSTRUCT found: planning needs a structure set"
+        findings.refuse(InputError(message, tag=at.tag_name("Modality")))
+        return None
     try:
         selection = select(scan, structure_set=request.structure_set, series=request.series, repair=request.repair)
     except InputError as error:

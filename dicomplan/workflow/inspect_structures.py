@@ -25,6 +25,7 @@ TARGET_TYPES = ("PTV", "CTV", "GTV")
 _TARGET_NAME = re.compile(r"^[zZ]?(PTV|CTV|GTV|ITV)(?![a-z])", re.IGNORECASE)
 _SAME_PLANE_MM = 0.01
 _CELL_MM = 1.0
+_MAX_CELLS = 3e8  # of the planes that stand in for a CT: four times a whole body's outline
 _CONTOUR_DATA = "ContourData (3006,0050)"
 
 
@@ -38,7 +39,7 @@ def is_target(structure: Structure) -> bool:
 def planes_of_contours(structures: Sequence[Structure]) -> VoxelGrid | None:
     """A grid of axial planes that all contours lie on, as far apart as the nearest two; None if there are no two.
 
-    It stands in for a CT that is not there. Pixels are of 1 mm.
+    It stands in for a CT that is not there. Pixels are of 1 mm. None too if it would be larger than any patient.
     """
     contours = [contour for structure in structures for contour in structure.contours]
     if not contours:
@@ -52,8 +53,11 @@ def planes_of_contours(structures: Sequence[Structure]) -> VoxelGrid | None:
         return None
     step = float(gaps.min())
     counts = [math.ceil((high[axis] - low[axis]) / _CELL_MM) + 2 for axis in (1, 0)]
+    planes = round((high[2] - low[2]) / step) + 1
+    if planes * counts[0] * counts[1] > _MAX_CELLS:
+        return None
     return VoxelGrid(
-        shape=(round((high[2] - low[2]) / step) + 1, counts[0], counts[1]),
+        shape=(planes, counts[0], counts[1]),
         spacing_mm=(step, _CELL_MM, _CELL_MM),
         origin_mm=(float(low[0]) - 0.5 * _CELL_MM, float(low[1]) - 0.5 * _CELL_MM, float(places[0])),
     )
