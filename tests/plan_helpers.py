@@ -46,7 +46,7 @@ goals:
   - PTV_5000: [D98% >= 95 %, D2% <= 107 %]
   - SpinalCord: [Dmean <= 10 Gy]
     Ring: [Dmean <= 1 Gy]
-dose: {{grid: 5 mm, influence: pencil_beam, final: {final}}}
+dose: {{grid: {grid}, influence: pencil_beam, final: {final}}}
 delivery: {{mode: step_and_shoot}}
 """
 FIELDS = "{gantry: 0}, {gantry: 90, collimator: 20}, {gantry: 300, couch: 90, collimator: 90}"
@@ -60,11 +60,18 @@ def template(
     fields: str = FIELDS,
     constraints: str = "  SpinalCord: [D0.1cc <= 45 Gy]",
     final: str = "pencil_beam",
+    grid: str = "5 mm",
 ) -> str:
     """Text of a template for the small phantom."""
     wish = f", normalize: {normalize}" if normalize else ""
     return TEMPLATE.format(
-        normalize=wish, machine=machine, isocenter=isocenter, fields=fields, constraints=constraints, final=final
+        normalize=wish,
+        machine=machine,
+        isocenter=isocenter,
+        fields=fields,
+        constraints=constraints,
+        final=final,
+        grid=grid,
     )
 
 
@@ -150,7 +157,7 @@ _KEPT: list[tempfile.TemporaryDirectory[str]] = []
 def small_plan() -> Planned:
     """The plan that most tests of one process share, with the dose of each beam."""
     _KEPT.append(tempfile.TemporaryDirectory(prefix="dicomplan-tests-"))
-    return plan(Path(_KEPT[-1].name), template(), beam_doses=True)
+    return plan(Path(_KEPT[-1].name), template(grid="2.5 mm"), beam_doses=True)
 
 
 # Reading back with pydicom and numpy alone

@@ -21,7 +21,7 @@ from dicomplan.workflow.plan import _Clock, prepare
 def case(tmp_path_factory: pytest.TempPathFactory) -> PlanningCase:
     folder = tmp_path_factory.mktemp("voxels")
     study = helpers.write_small_study(folder / "study")
-    (folder / "t.yaml").write_text(helpers.template().replace("grid: 5 mm", "grid: 2.5 mm"))
+    (folder / "t.yaml").write_text(helpers.template(grid="2.5 mm"))
     template = load_template(str(folder / "t.yaml"))
     machine = load_machine("generic_6mv")
     return prepare(read_study([study]), template, machine, "t.yaml", _Clock(ignore_progress), Cancel()).case

@@ -118,9 +118,11 @@ def test_final_metrics_are_those_of_the_exported_dose(planned: Planned, name: st
     final = planned.document["structures"][name]["final"]
     own = {f"D{part}%_gy": helpers.dose_at_volume(found, part / 100) for part in (98, 95, 50, 2)}
     for key, value in {"Dmean_gy": found.mean(), **own}.items():
-        # 0.1 % of the prescription. On the crest of a dose of 5 mm voxels points 0.8 mm apart see the hottest 2 % up to
-        # 0.3 % too high; contours of derived structures are the half-coverage line, their volume the fractional one
-        percent = 0.1 + (0.2 if key == "D2%_gy" else 0.0) + (0.2 if name == "Ring" else 0.0)
+        # 0.1 % of the dose. Dose planes lie in the middle of slices, where a trilinear dose has its kinks: of three points
+        # across a slice one lies on the crest, which measured up to 0.25 % too much at both ends of a histogram.
+        # Contours of derived structures are the half-coverage line, their volume is the fractional one
+        percent = 0.25 if key in ("D98%_gy", "D2%_gy") else 0.1
+        percent = 0.3 if name == "Ring" else percent
         assert final[key] == pytest.approx(value, abs=percent / 100 * max(value, 50.0)), key
 
 
@@ -224,14 +226,25 @@ def test_indices_are_those_of_the_exported_dose(planned: Planned) -> None:
 # One leaf
 
 
-def edited_plan(planned: Planned, folder: Path, bank: int, pair: int, shift: float) -> BeamDelivery:
-    """Beam 1 of the exported plan with one leaf of its longest segment moved, written and read back."""
+def edge_to_move(delivery: BeamDelivery, bank: int) -> tuple[int, int]:
+    """Segment and leaf pair (from 0): the most MU, and of its open pairs the widest whose edge no jaw is near to."""
+    order = np.argsort([-segment.meterset_mu for segment in delivery.segments])
+    for number in order:
+        aperture = delivery.segments[number].aperture
+        first, second = aperture.leaf_positions_mm
+        assert aperture.jaw_x_mm is not None
+        room = first - aperture.jaw_x_mm[0] if bank == 0 else aperture.jaw_x_mm[1] - second
+        width = np.where(room > 4.0, second - first, 0.0)
+        if width.max() > 10.0:
+            return int(number), int(width.argmax())
+    raise AssertionError("every leaf stands at the jaws")
+
+
+def edited_plan(planned: Planned, folder: Path, bank: int, place: tuple[int, int], shift: float) -> BeamDelivery:
+    """Beam 1 of the exported plan with one leaf of one segment moved, written and read back."""
     dataset = planned.dataset("RTPLAN.dcm")
-    beam = dataset.BeamSequence[0]
-    points = beam.ControlPointSequence
-    weights = np.diff([float(point.CumulativeMetersetWeight) for point in points])[::2]
-    place = 2 * int(np.argmax(weights))
-    for point in points[place : place + 2]:
+    segment, pair = place
+    for point in dataset.BeamSequence[0].ControlPointSequence[2 * segment : 2 * segment + 2]:
         device = next(one for one in point.BeamLimitingDevicePositionSequence if one.RTBeamLimitingDeviceType == "MLCX")
         positions = [float(a) for a in device.LeafJawPositions]
         positions[60 * bank + pair] += shift
@@ -247,10 +260,9 @@ def test_a_leaf_moved_by_2_mm_changes_the_dose_there_and_nowhere_else(
     planned: Planned, setup: Setup, tmp_path: Path, bank: int, shift: float
 ) -> None:
     before = read_plan(planned.output / "RTPLAN.dcm").deliveries[0]
-    longest = max(range(len(before.segments)), key=lambda n: before.segments[n].meterset_mu)
-    leaves = before.segments[longest].aperture.leaf_positions_mm
-    pair = int(np.argmax(leaves[1] - leaves[0]))
-    after = edited_plan(planned, tmp_path, bank, pair, shift)
+    segment, pair = edge_to_move(before, bank)
+    leaves = before.segments[segment].aperture.leaf_positions_mm
+    after = edited_plan(planned, tmp_path, bank, (segment, pair), shift)
     machine, engine = setup.case.machine, setup.engine
     change = np.subtract(
         *(engine.dose_gy_per_fraction(before.beam, delivery_plane(one, machine)) for one in (after, before))
@@ -265,7 +277,8 @@ def test_a_leaf_moved_by_2_mm_changes_the_dose_there_and_nowhere_else(
     inside = setup.case.body > 0.99
     opens = (shift > 0) == (bank == 1)
     strongest = np.abs(change).max()
-    assert strongest > 0.01 * planned.document["structures"]["PTV_5000"]["final"]["Dmax_gy"] / 25 / 3
+    # 2 mm of a leaf of 5 mm give about a tenth of the open field's dose (0.01 Gy/MU) where they open
+    assert 0.03 < strongest / (0.01 * before.segments[segment].meterset_mu) < 0.5
     peak = np.unravel_index(int(np.abs(change).argmax()), change.shape)
     assert beside[peak] <= 5.0  # a voxel is 5 mm
     assert from_edge[peak] <= 5.0
