@@ -14,8 +14,8 @@ FloatArray = NDArray[np.float64]
 MAX_EDGE_LOOKS = 10_000_000
 """Greatest work of the sweep through one plane: the edges met, summed over all stops (pixel rows, ends, crossings).
 
-An organ takes some thousands, the outlines of 2,000 islands of 10 points some millions; 500 random points take 5 million,
-1,000 take 40 million. A tenth of a second to half a second, after which the polygons are no anatomy.
+Measured on 1 mm pixels: an organ of 200 points takes 700, 2,000 islands of 10 points 1.5 million (0.02 s), 500 points at
+random 8 million, 1,000 points at random 66 million (0.8 s). Beyond a tenth of a second the polygons are no anatomy.
 """
 
 
