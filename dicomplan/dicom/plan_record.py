@@ -176,7 +176,9 @@ def _beam(beam: Dataset, references: Mapping[int, Dataset], file: str) -> Record
     meterset = None if reference is None else at.optional_number(reference, "BeamMeterset", file=file)
     obstacles = []
     if _treats(delivery):
-        obstacles = list(_beam_obstacles(radiation, accessories, technique, points, pairs, meterset, reference is not None))
+        obstacles = list(
+            _beam_obstacles(radiation, accessories, technique, points, pairs, meterset, reference is not None)
+        )
     return RecordedBeam(
         number=number,
         name=at.text(beam, "BeamName"),
