@@ -59,7 +59,9 @@ def gather(
         w10, w11 = b * (np.float32(1.0) - a), b * a
         total = np.float32(0.0)
         for k in range(components):
-            value = w00 * maps[j, i, k] + w01 * maps[j, i + 1, k] + w10 * maps[j + 1, i, k] + w11 * maps[j + 1, i + 1, k]
+            value = (
+                w00 * maps[j, i, k] + w01 * maps[j, i + 1, k] + w10 * maps[j + 1, i, k] + w11 * maps[j + 1, i + 1, k]
+            )
             total += weight[n, first + k] * value
         dose[n] += total
 

@@ -19,9 +19,9 @@ from dicomplan.optimization.build import build, regions
 from dicomplan.optimization.solver import Solution, SolverSettings, solve
 from dicomplan.plan.derive import ObjectiveSpec, tightened
 from dicomplan.plan.template import StructureGoal
-from dicomplan.planning.case import PlanningCase, goal_values, plan_loss, shortfall
+from dicomplan.planning.case import PlanningCase, goal_values, plan_loss
 from dicomplan.planning.delivering import SequencedPlan, sequence_plan
-from dicomplan.planning.imrt import IdealPlan, delivered_dose, raised
+from dicomplan.planning.imrt import IdealPlan, delivered_dose, raised, shifted
 from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
 from dicomplan.sequencing.step_and_shoot import rounded
 
@@ -124,7 +124,7 @@ def deliver(
     specs: tuple[ObjectiveSpec, ...] = ideal.specs
     sets = voxel_sets(case, voxels, regions(specs))
     difference = np.zeros(influence.voxel_count)
-    shifts: dict[StructureGoal, float] = {}
+    shifts = dict(ideal.shifts_gy)
     best: DeliveredPlan | None = None
     solution: Solution | None = None
     passes: list[float] = []
@@ -156,10 +156,7 @@ def deliver(
             break
         accurate = dose.dose_gy.ravel()[voxels.indices].astype(np.float64)
         difference = accurate - np.asarray(influence.forward(metersets), dtype=np.float64)
-        for goal, value in values.items():
-            if goal.hard and shortfall(goal, value) > 0 and goal.goal.unit == "Gy":
-                shifts[goal] = shifts.get(goal, 0.0) + 1.1 * abs(value - goal.goal.limit)
-        specs = raised(specs, values, 2.0)
+        specs, shifts = raised(specs, values, 2.0), shifted(shifts, values)
     assert best is not None
     return replace(best, passes=tuple(passes))
 
