@@ -62,12 +62,12 @@ def shortfall(goal: StructureGoal, value: float) -> float:
 def plan_loss(values: Mapping[StructureGoal, float]) -> tuple[float, float]:
     """How bad a plan is, to be compared: excess of the hard constraints, then the goals' shortfalls.
 
-    The shortfalls are summed, a later group of goals counting half of the one before it, each unmet goal with 0.5 % more
+    The shortfalls are summed, a later group of goals counting 0.7 of the one before it, each unmet goal with 0.5 % more
     so that a goal just missed is worth curing.
     """
     hard = sum(max(0.0, shortfall(goal, value)) for goal, value in values.items() if goal.hard)
     soft = sum(
-        0.5 ** (goal.priority - 1) * (shortfall(goal, value) + 0.005)
+        0.7 ** (goal.priority - 1) * (shortfall(goal, value) + 0.005)
         for goal, value in values.items()
         if not goal.hard and shortfall(goal, value) > 0
     )

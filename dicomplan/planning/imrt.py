@@ -9,16 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.beams.beamlets import BeamletMap
-from dicomplan.beams.delivery import BeamDelivery
-from dicomplan.dose.engines import DoseEngine, course_dose, direction_planes, plane_of_beamlets
+from dicomplan.beams.delivery import Beam
+from dicomplan.dose.engines import plane_of_beamlets
+from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.influence import FactorisedInfluence
 from dicomplan.dose.volume import DoseVolume
 from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
-from dicomplan.optimization.build import BuiltProblem, build, regions
+from dicomplan.optimization.build import build, regions
 from dicomplan.optimization.smoothing import Smoothing
 from dicomplan.optimization.solver import Solution, SolverSettings, solve
 from dicomplan.plan.derive import ObjectiveSpec, reweighted, tightened
 from dicomplan.plan.template import StructureGoal
+from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import PlanningCase, goal_values, plan_loss, shortfall
 from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
 
@@ -34,15 +36,16 @@ _AGAIN = SolverSettings(max_iterations=70)
 _ROUNDS = 3  # of reweighting unmet goals
 _WORTH = 0.97  # a round that does not lower the loss to this part of the best one is the last
 _NEARLY = 0.03  # of the limit
-_OVERSHOOT = 1.2  # of what is missing: the aim moves a little further than it must
-_RAISE = 3.0  # the weight of an unmet goal grows by this in each round
+_OVERSHOOT = 1.1  # of what is missing: the aim moves a little further than it must
+_RAISE = 2.0  # the weight of an unmet goal grows by this in each round
 
 
 @dataclass(frozen=True)
 class IdealPlan:
     """The optimised fluence: ``fluences_mu`` per beam (MU of one fraction), its dose, and the objective of each pass.
 
-    ``specs`` are the objectives as they were weighted in the end, ``shifts_gy`` how far the aims of goals were moved.
+    ``specs`` are the objectives as they were weighted in the end, ``shifts_gy`` how far the aims of goals were moved,
+    ``difference_gy`` (voxels,) the accurate dose minus the operator's at the optimisation voxels.
     """
 
     fluences_mu: tuple[FloatArray, ...]
@@ -50,6 +53,7 @@ class IdealPlan:
     values: Mapping[StructureGoal, float]
     specs: tuple[ObjectiveSpec, ...]
     shifts_gy: Mapping[StructureGoal, float]
+    difference_gy: FloatArray
     iterations: int
     objective: tuple[float, ...]
 
@@ -66,22 +70,14 @@ def plan_smoothing(maps: Sequence[BeamletMap]) -> Smoothing:
     return Smoothing(np.concatenate(first), np.concatenate(second), np.concatenate(weight), SMOOTHING_WEIGHT)
 
 
-def fluence_dose(
-    engine: DoseEngine, maps: Sequence[BeamletMap], fluences_mu: Sequence[FloatArray], case: PlanningCase
-) -> DoseVolume:
-    """Dose of the course that a fluence would give, by an engine, before sequencing."""
-    doses = []
-    for one, fluence in zip(maps, fluences_mu, strict=True):
-        plane = plane_of_beamlets(one.filled(fluence), one.x_edges_mm, one.y_edges_mm, case.machine)
-        doses.append(engine.dose_gy_per_fraction(one.beam, plane))
-    return course_dose(engine.grid, doses, case.resolved.fractions)
-
-
-def delivered_dose(engine: DoseEngine, deliveries: Sequence[BeamDelivery], case: PlanningCase) -> DoseVolume:
-    """Dose of the course of the deliveries' control points, by an engine."""
-    planes = direction_planes(deliveries, case.machine)
-    doses = [engine.dose_gy_per_fraction(beam, plane) for beam, plane in planes]
-    return course_dose(engine.grid, doses, case.resolved.fractions)
+def fluence_planes(
+    maps: Sequence[BeamletMap], fluences_mu: Sequence[FloatArray], case: PlanningCase
+) -> list[tuple[Beam, FluencePlane]]:
+    """The plane of each beam's fluence, before sequencing."""
+    return [
+        (one.beam, plane_of_beamlets(one.filled(fluence), one.x_edges_mm, one.y_edges_mm, case.machine))
+        for one, fluence in zip(maps, fluences_mu, strict=True)
+    ]
 
 
 def raised(
@@ -115,18 +111,18 @@ def optimise_fluence(
     operator: FactorisedInfluence,
     voxels: OptimizationVoxels,
     specs: Sequence[ObjectiveSpec],
-    engine: DoseEngine,
+    doses: AnchoredDose,
     progress: ProgressCallback = ignore_progress,
     cancel: Cancel | None = None,
 ) -> IdealPlan:
     """The fluence that serves the objectives best; goals it misses get more weight and it is optimised again.
 
-    The plan with the least :func:`~dicomplan.planning.case.plan_loss` on the engine's dose of the fluence is kept.
+    What the accurate dose says otherwise than the operator is held while the fluence is optimised again. The plan with
+    the least :func:`~dicomplan.planning.case.plan_loss` is kept, its dose computed accurately.
     """
     maps = [beam.beamlets for beam in operator.beams]
     sets = voxel_sets(case, voxels, regions(specs))
     smoothing = plan_smoothing(maps)
-    scale = case.resolved.highest_level_gy
     current, best = tuple(specs), None
     solution: Solution | None = None
     offset: FloatArray | None = None
@@ -134,7 +130,7 @@ def optimise_fluence(
     iterations = 0
     shifts: dict[StructureGoal, float] = {}
     for turn in range(_ROUNDS):
-        built: BuiltProblem = build(tightened(current, shifts), sets, scale, smoothing)
+        built = build(tightened(current, shifts), sets, case.resolved.highest_level_gy, smoothing)
         solution = solve(
             operator,
             built.problem,
@@ -148,17 +144,31 @@ def optimise_fluence(
         objective.append(solution.objective[-1])
         progress(Progress("optimize", "dose of the fluence"))
         fluences = tuple(operator.split(solution.fluence))
-        dose = fluence_dose(engine, maps, fluences, case)
+        planes = fluence_planes(maps, fluences, case)
+        dose = doses.exact(planes) if turn == 0 else doses.near(planes)
         values = goal_values(case, dose.dose_gy)
-        found = IdealPlan(fluences, dose, values, current, dict(shifts), iterations, tuple(objective))
-        worth = best is None or plan_loss(values) < tuple(_WORTH * part for part in plan_loss(best.values))
-        if best is None or plan_loss(values) < plan_loss(best.values):
+        offset = _difference(dose, operator, solution.fluence, voxels)
+        found = IdealPlan(fluences, dose, values, current, dict(shifts), offset, iterations, tuple(objective))
+        loss = plan_loss(values)
+        worth = best is None or loss < tuple(_WORTH * part for part in plan_loss(best.values))
+        if best is None or loss < plan_loss(best.values):
             best = found
-        # what the accurate engine says otherwise is held while the fluence is optimised again
-        plain = np.asarray(operator.forward(solution.fluence), dtype=np.float64)
-        offset = dose.dose_gy.ravel()[voxels.indices].astype(np.float64) - plain
-        if plan_loss(values) == (0.0, 0.0) or (turn > 0 and not worth):
+        if loss == (0.0, 0.0) or (turn > 0 and not worth):
             break
         current, shifts = raised(current, values), shifted(shifts, values)
     assert best is not None
+    if iterations != best.iterations or len(objective) > 1:
+        progress(Progress("optimize", "dose of the best fluence"))
+        dose = doses.exact(fluence_planes(maps, best.fluences_mu, case))
+        offset = _difference(dose, operator, np.concatenate(best.fluences_mu), voxels)
+        best = replace(best, dose=dose, values=goal_values(case, dose.dose_gy), difference_gy=offset)
     return replace(best, iterations=iterations, objective=tuple(objective))
+
+
+def _difference(
+    dose: DoseVolume, operator: FactorisedInfluence, fluence_mu: FloatArray, voxels: OptimizationVoxels
+) -> FloatArray:
+    """(voxels,) accurate dose minus the operator's, Gy."""
+    accurate = dose.dose_gy.ravel()[voxels.indices].astype(np.float64)
+    difference: FloatArray = accurate - np.asarray(operator.forward(fluence_mu), dtype=np.float64)
+    return difference

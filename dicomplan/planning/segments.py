@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dicomplan.beams.beamlets import BeamletMap
 from dicomplan.beams.delivery import BeamDelivery, Segment
-from dicomplan.dose.engines import DoseEngine, delivery_plane
+from dicomplan.dose.engines import delivery_plane, direction_planes
 from dicomplan.dose.explicit import DenseInfluence
 from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.volume import DoseVolume
@@ -19,9 +19,10 @@ from dicomplan.optimization.build import build, regions
 from dicomplan.optimization.solver import Solution, SolverSettings, solve
 from dicomplan.plan.derive import ObjectiveSpec, tightened
 from dicomplan.plan.template import StructureGoal
+from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import PlanningCase, goal_values, plan_loss
 from dicomplan.planning.delivering import SequencedPlan, sequence_plan
-from dicomplan.planning.imrt import IdealPlan, delivered_dose, raised, shifted
+from dicomplan.planning.imrt import IdealPlan, raised, shifted
 from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
 from dicomplan.sequencing.step_and_shoot import rounded
 
@@ -102,7 +103,7 @@ def deliver(
     maps: Sequence[BeamletMap],
     ideal: IdealPlan,
     voxels: OptimizationVoxels,
-    engine: DoseEngine,
+    doses: AnchoredDose,
     point_dose: PointDose,
     max_segments: int | None,
     progress: ProgressCallback = ignore_progress,
@@ -110,8 +111,8 @@ def deliver(
 ) -> DeliveredPlan:
     """Sequence the ideal fluence and optimise the metersets until the accurate dose holds what it can.
 
-    Each round computes the accurate dose of the printed digits, holds its difference to the optimiser's dose, tightens
-    a broken hard limit by its overshoot and gives missed goals more weight. The best round is kept.
+    Each round looks at the accurate dose of the printed digits, holds its difference to the optimiser's dose, tightens
+    a broken hard limit by its overshoot and gives missed goals more weight. The best round is kept, its dose exact.
     """
     cancel = cancel or Cancel()
     progress(Progress("sequence", "leaf positions"))
@@ -123,7 +124,7 @@ def deliver(
     metersets = np.array([one.meterset_mu for item in sequenced.deliveries for one in item.segments])
     specs: tuple[ObjectiveSpec, ...] = ideal.specs
     sets = voxel_sets(case, voxels, regions(specs))
-    difference = np.zeros(influence.voxel_count)
+    difference = ideal.difference_gy
     shifts = dict(ideal.shifts_gy)
     best: DeliveredPlan | None = None
     solution: Solution | None = None
@@ -145,7 +146,8 @@ def deliver(
         metersets = solution.fluence + floor
         deliveries = with_plan_metersets(sequenced.deliveries, metersets)
         progress(Progress("final_dose", f"round {turn + 1}"))
-        dose = delivered_dose(engine, deliveries, case)
+        planes = direction_planes(deliveries, case.machine)
+        dose = doses.exact(planes) if turn == 0 else doses.near(planes)
         values = goal_values(case, dose.dose_gy)
         found = DeliveredPlan(sequenced, deliveries, dose, values, tuple(passes))
         hard, soft = plan_loss(values)
@@ -158,6 +160,10 @@ def deliver(
         difference = accurate - np.asarray(influence.forward(metersets), dtype=np.float64)
         specs, shifts = raised(specs, values, 2.0), shifted(shifts, values)
     assert best is not None
+    if turn > 0:
+        progress(Progress("final_dose", "of the best round"))
+        dose = doses.exact(direction_planes(best.deliveries, case.machine))
+        best = replace(best, dose=dose, values=goal_values(case, dose.dose_gy))
     return replace(best, passes=tuple(passes))
 
 

@@ -65,6 +65,7 @@ from dicomplan.plan.library import load_template
 from dicomplan.plan.matching import BODY
 from dicomplan.plan.resolve import ResolvedTemplate, resolve
 from dicomplan.plan.template import PlanTemplate
+from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import PlanningCase
 from dicomplan.planning.imrt import IdealPlan, optimise_fluence
 from dicomplan.planning.normalizing import NormalizationResult, normalization, scaled_deliveries
@@ -130,6 +131,7 @@ class Setup:
     kernel: PencilKernel
     around: Medium
     engine: DoseEngine
+    fast: PencilBeamEngine | None
     maps: tuple[BeamletMap, ...]
     isocenter_mm: tuple[float, float, float]
     findings: tuple[Finding, ...]
@@ -240,12 +242,11 @@ def prepare(
         planning = PlanningCase(resolved, structures.by_name, coarse, body_on_grid, machine, case.patient_position)
         clock.progress(Progress("influence", "kernels"))
         kernel, around = pencil_kernel(machine.beam), medium(coarse)
-        engine: DoseEngine
+        inside = np.flatnonzero(body_on_grid.ravel() > 0)
+        pencil = PencilBeamEngine(machine, kernel, around, inside, case.patient_position)
+        engine: DoseEngine = pencil
         if template.dose.final == "collapsed_cone":
             engine = collapsed_cone_engine(machine, coarse, body_on_grid, case.patient_position)
-        else:
-            inside = np.flatnonzero(body_on_grid.ravel() > 0)
-            engine = PencilBeamEngine(machine, kernel, around, inside, case.patient_position)
         targets = [structures.by_name[target.name] for target in resolved.targets]
         center = _isocenter(resolved, structures)
         angles = [
@@ -261,7 +262,19 @@ def prepare(
             except ValueError as error:
                 raise TemplateError(f"beam {beam.name}: {error}", line=template.beams.line or None) from None
     notes = (*case.findings, *resolved.findings, *structures.findings, *findings)
-    return Setup(study, resolved, structures, planning, kernel, around, engine, tuple(maps), center, notes)
+    return Setup(
+        study,
+        resolved,
+        structures,
+        planning,
+        kernel,
+        around,
+        engine,
+        None if engine is pencil else pencil,
+        tuple(maps),
+        center,
+        notes,
+    )
 
 
 def _density(
@@ -303,6 +316,7 @@ def make_plan(
     """Optimise, sequence, and compute the dose of the control points as an RTPLAN holds them."""
     case, engine = setup.case, setup.engine
     fractions = setup.resolved.fractions
+    doses = AnchoredDose(engine, setup.fast, fractions)
     with clock.stage("optimize"):
         specs = derive(setup.resolved)
         named = [spec.region.structure for spec in specs if spec.region.structure != BODY]
@@ -313,12 +327,12 @@ def make_plan(
             frame = one.beam.frame(case.patient_position)
             seen.append(beam_samples(frame, setup.around, voxels.indices, setup.kernel))
         influence = factorised_influence(setup.maps, seen, setup.kernel, case.machine, fractions)
-        ideal = optimise_fluence(case, influence, voxels, specs, engine, clock.progress, cancel)
+        ideal = optimise_fluence(case, influence, voxels, specs, doses, clock.progress, cancel)
     point_dose = _point_dose(setup, {_direction(one.beam): part for one, part in zip(setup.maps, seen, strict=True)})
     limit = setup.resolved.template.delivery.max_segments
     try:
         with clock.stage("sequence"):
-            delivered = deliver(case, setup.maps, ideal, voxels, engine, point_dose, limit, clock.progress, cancel)
+            delivered = deliver(case, setup.maps, ideal, voxels, doses, point_dose, limit, clock.progress, cancel)
     except NotDeliverableError as error:
         return Result(setup, voxels, influence, ideal, None, None, (), (), (), None, (error.message,))
     scaling = normalization(case, delivered.dose.dose_gy)
@@ -347,8 +361,8 @@ def make_plan(
         by_direction = {_direction(beam): engine.dose_gy_per_fraction(beam, plane) for beam, plane in planes}
         final = course_dose(engine.grid, list(by_direction.values()), fractions)
         points = _point_doses(setup, deliveries, by_direction)
-        doses = tuple(beam_doses(engine, deliveries, case.machine)) if want_beam_doses else ()
-    return Result(setup, voxels, influence, ideal, delivered, scaling, deliveries, points, doses, final, ())
+        single = tuple(beam_doses(engine, deliveries, case.machine)) if want_beam_doses else ()
+    return Result(setup, voxels, influence, ideal, delivered, scaling, deliveries, points, single, final, ())
 
 
 def _point_doses(
