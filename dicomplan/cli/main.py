@@ -33,11 +33,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(arguments, session.cancel)
         except BrokenPipeError:
-            # The reader of our output went away (`| head`); the interpreter must not complain at its last flush.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader of our output went away (`| head`).
+            _discard_stdout()
             return 1
         except (Exception, KeyboardInterrupt, Terminated) as error:
-            return _report(error, session, interrupts.received)
+            code = _report(error, session, interrupts.received)
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _discard_stdout()
+            return code
+
+
+def _discard_stdout() -> None:
+    """Send what is still to be written nowhere: the interpreter must not fail at its last flush."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str], cancel: Cancel) -> int:
