@@ -14,7 +14,8 @@ from dicomplan.plan.derive import AIR_DENSITY_G_CM3, HIGHER_LEVEL_MARGIN_MM, SKI
 from dicomplan.plan.library import load_template
 from dicomplan.planning.case import PlanningCase, goal_values, plan_loss, shortfall
 from dicomplan.planning.voxels import OptimizationVoxels, optimization_voxels, reachable_fraction, voxel_sets
-from dicomplan.workflow.plan import _Clock, prepare
+from dicomplan.workflow.clock import Clock
+from dicomplan.workflow.plan_setup import prepare
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> PlanningCase:
     (folder / "t.yaml").write_text(helpers.template(grid="2.5 mm"))
     template = load_template(str(folder / "t.yaml"))
     machine = load_machine("generic_6mv")
-    return prepare(read_study([study]), template, machine, "t.yaml", _Clock(ignore_progress), Cancel()).case
+    return prepare(read_study([study]), template, machine, "t.yaml", Clock(ignore_progress), Cancel()).case
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from dicom_helpers import conformance_errors, program, run
 from plan_helpers import CORD_MM, NAME, PATIENT_ID, TARGET_MM, TARGET_RADIUS_MM, Planned
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, map_coordinates
 
 from dicomplan.beams.delivery import BeamDelivery
 from dicomplan.dicom.read import read_plan, read_study
@@ -23,7 +23,9 @@ from dicomplan.dose.engines import beam_doses, course_dose, delivery_plane
 from dicomplan.events import Cancel, ignore_progress
 from dicomplan.machine.library import load_machine
 from dicomplan.plan.library import load_template
-from dicomplan.workflow.plan import Setup, _Clock, prepare
+from dicomplan.workflow.clock import Clock
+from dicomplan.workflow.plan_setup import prepare
+from dicomplan.workflow.plan_values import Setup
 
 FILES = {"RTPLAN.dcm", "RTDOSE.dcm", "RTSTRUCT.dcm", "report.html", "plan.json", "log.txt"}
 METRICS = ("Dmean_gy", "Dmax_gy", "D98%_gy", "D95%_gy", "D50%_gy", "D2%_gy")
@@ -40,7 +42,7 @@ def setup(planned: Planned) -> Setup:
     template = load_template(str(planned.template))
     machine = load_machine("generic_6mv")
     return prepare(
-        read_study([planned.study]), template, machine, str(planned.template), _Clock(ignore_progress), Cancel()
+        read_study([planned.study]), template, machine, str(planned.template), Clock(ignore_progress), Cancel()
     )
 
 
@@ -174,8 +176,9 @@ def test_beam_doses_of_the_plan_are_those_at_the_isocentre(planned: Planned) -> 
     dataset = planned.dataset("RTPLAN.dcm")
     for one in dataset.FractionGroupSequence[0].ReferencedBeamSequence:
         dose, origin, spacing = helpers.dose_of(planned.dataset(f"RTDOSE_{int(one.ReferencedBeamNumber)}.dcm"))
-        index = np.rint((np.array(TARGET_MM) - origin)[::-1] / spacing).astype(int)
-        assert float(one.BeamDose) == pytest.approx(dose[tuple(index)] / 25, rel=1e-3)
+        index = (np.array(TARGET_MM) - origin)[::-1] / spacing
+        at_point = float(map_coordinates(dose, index[:, None], order=1)[0])  # trilinear
+        assert float(one.BeamDose) == pytest.approx(at_point / 25, rel=1e-3)
 
 
 def test_normalisation_brings_the_dose_to_the_prescription(planned: Planned) -> None:

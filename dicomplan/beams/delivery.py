@@ -66,3 +66,8 @@ class BeamDelivery:
     def meterset_mu(self) -> float:
         """Meterset of the beam in one fraction."""
         return float(sum(segment.meterset_mu for segment in self.segments))
+
+
+def direction(beam: Beam) -> tuple[float, ...]:
+    """What two beams share that see the patient alike: gantry, collimator and couch angle (degrees), isocentre (mm)."""
+    return (beam.gantry_angle_deg, beam.collimator_angle_deg, beam.couch_angle_deg, *beam.isocenter_mm)

@@ -56,6 +56,9 @@ def commission(
         if report is not None:
             report(stage, share)
 
+    def teller(stage: str, share: float) -> Callable[..., None]:
+        return lambda *_: tell(stage, share)
+
     start = _with_measured_distances(start, measured)
     selection = every_second(measured)
     tell("kernels of single energies", 0.0)
@@ -66,12 +69,12 @@ def commission(
     for k in range(rounds):
         share = 0.05 + 0.7 * k / rounds
         tell(f"fit {k + 1} of {rounds}", share)
-        fit = fit_beam(start, measured, selection, basis, corrections, lambda count: tell("fit", share))  # noqa: B023
+        fit = fit_beam(start, measured, selection, basis, corrections, teller("fit", share))
         evaluations += fit.evaluations
         found = fit.machine
         if k + 1 < rounds:
             tell("collapsed cone", share)
-            corrections = _corrections(fit.machine, measured, selection, basis, lambda: tell("collapsed cone", share))  # noqa: B023
+            corrections = _corrections(fit.machine, measured, selection, basis, teller("collapsed cone", share))
     fit = replace(fit, machine=found, evaluations=evaluations)
     tell("residuals", 0.75)
     return Commissioning(start, fit, measured, selection, _judged(fit.machine, measured, selection, tell))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,8 +93,8 @@ def _picture(
     def r(value: float) -> float:
         return _HIGH + 10 + 0.5 * _LOW * (1 - float(np.clip(value, -spread, spread)) / spread)
 
-    def line(values: FloatArray, place: object, style: str) -> str:
-        points = " ".join(f"{x(a):.1f},{place(b):.1f}" for a, b in zip(at, values, strict=True))  # type: ignore[operator]
+    def line(values: FloatArray, place: Callable[[float], float], style: str) -> str:
+        points = " ".join(f"{x(a):.1f},{place(b):.1f}" for a, b in zip(at, values, strict=True))
         return f'<polyline points="{points}" fill="none" {style}/>'
 
     parts = [f'<rect x="{_LEFT}" y="10" width="{_WIDE - _LEFT - 10}" height="{_HIGH - 20}" fill="none" stroke="#99a"/>']

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from dicomplan.commissioning.commission import Commissioning
@@ -63,9 +63,9 @@ def provenance(done: Commissioning) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _names(sources: object) -> list[str]:
+def _names(sources: Iterable[object]) -> list[str]:
     found: list[str] = []
-    for source in sources:  # type: ignore[attr-defined]
+    for source in sources:
         name = str(source).split(", scan")[0]
         if name not in found:
             found.append(name)

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomplan.beams.delivery import Beam, BeamDelivery
+from dicomplan.beams.delivery import Beam, BeamDelivery, direction
 from dicomplan.dose.collapsed_cone import collapsed_cone_dose
 from dicomplan.dose.fluence import (
     FluencePlane,
@@ -80,7 +80,7 @@ class PencilBeamEngine:
 
     def samples(self, beam: Beam) -> BeamSamples:
         """How a beam sees the voxels of BODY."""
-        key = (beam.gantry_angle_deg, beam.collimator_angle_deg, beam.couch_angle_deg, *beam.isocenter_mm)
+        key = direction(beam)
         if key not in self._seen:
             frame = beam.frame(self.patient_position)
             self._seen[key] = beam_samples(frame, self.around, self.voxels, self.kernel)
@@ -174,22 +174,36 @@ def delivery_plane(delivery: BeamDelivery, machine: MachineModel) -> FluencePlan
 
 
 def direction_planes(deliveries: Sequence[BeamDelivery], machine: MachineModel) -> list[tuple[Beam, FluencePlane]]:
-    """One plane for all beams of the same angles and isocentre, such as the carriage groups of a wide field."""
-    together: dict[tuple[float, ...], list[BeamDelivery]] = {}
-    for item in deliveries:
-        beam = item.beam
-        key = (beam.gantry_angle_deg, beam.collimator_angle_deg, beam.couch_angle_deg, *beam.isocenter_mm)
-        together.setdefault(key, []).append(item)
+    """One plane for all beams of the same direction, such as the carriage groups of a wide field."""
     planes = []
-    for items in together.values():
+    for items in _by_direction(deliveries):
         segments = tuple(segment for item in items for segment in item.segments)
         planes.append((items[0].beam, delivery_plane(BeamDelivery(items[0].beam, segments), machine)))
     return planes
 
 
 def beam_doses(engine: DoseEngine, deliveries: Sequence[BeamDelivery], machine: MachineModel) -> list[Float32Array]:
-    """Dose (z, y, x) of one fraction of each beam, Gy."""
-    return [engine.dose_gy_per_fraction(item.beam, delivery_plane(item, machine)) for item in deliveries]
+    """Dose (z, y, x) of one fraction of each beam, Gy, in their order.
+
+    Beams of one direction are followed on one plane, so that they add up to the dose of :func:`direction_planes`: what
+    leaks is looked at equally far from all of them.
+    """
+    found: dict[int, Float32Array] = {}
+    for items in _by_direction(deliveries):
+        segments = tuple(segment for item in items for segment in item.segments)
+        x_range, y_range = field_range_mm(segments, machine, FIELD_MARGIN_MM)
+        x_mm, y_mm = plane_axes(x_range, y_range)
+        for item in items:
+            plane = delivered_plane(item.segments, machine, x_mm, y_mm)
+            found[item.beam.number] = engine.dose_gy_per_fraction(item.beam, plane)
+    return [found[item.beam.number] for item in deliveries]
+
+
+def _by_direction(deliveries: Sequence[BeamDelivery]) -> list[list[BeamDelivery]]:
+    together: dict[tuple[float, ...], list[BeamDelivery]] = {}
+    for item in deliveries:
+        together.setdefault(direction(item.beam), []).append(item)
+    return list(together.values())
 
 
 def course_dose(grid: VoxelGrid, doses_gy: Sequence[Float32Array], fractions: int) -> DoseVolume:

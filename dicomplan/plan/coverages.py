@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dicomplan.events import Cancel, Finding, Progress, ProgressCallback, ignore_progress
+from dicomplan.events import Cancel, Finding, Progress, ProgressCallback, Severity, ignore_progress
 from dicomplan.patient.algebra import evaluate
 from dicomplan.patient.body import find_body
 from dicomplan.patient.case import Coverage, PatientCase, Structure
 from dicomplan.patient.coverage import geometry_findings, rasterize
+from dicomplan.patient.names import normalise
 from dicomplan.plan.matching import BODY
 from dicomplan.plan.resolve import ResolvedTemplate
 
@@ -36,7 +37,7 @@ def structure_coverages(
 ) -> StructureCoverages:
     """Rasterise every ROI that the template uses, find BODY where none is drawn, and work out derived structures.
 
-    Raises InputError for contours that do not lie on the CT.
+    Raises InputError for contours that do not lie on the CT, ValueError for a template that was not resolved on them.
     """
     cancel = cancel or Cancel()
     grid = case.ct.grid
@@ -69,8 +70,12 @@ def structure_coverages(
         cancel.check()
         progress(Progress("masks", one.name))
         value = evaluate(one.expression, covered, grid)
-        if value is None or value.volume_cc <= 0:
-            findings.append(Finding("info", f"{one.name} is empty in this patient; its goals are left out"))
-            value = value if value is not None else covered[BODY]
+        if value is None:
+            raise ValueError(f"{one.name}: the template was resolved, yet nothing of its expression is there")
+        if value.volume_cc <= 0:
+            constrained = any(normalise(goal.structure) == normalise(one.name) for goal in resolved.constraints)
+            severity: Severity = "warning" if constrained else "info"
+            what = "constraints and goals are" if constrained else "goals are"
+            findings.append(Finding(severity, f"{one.name} is empty in this patient; its {what} not judged"))
         covered[one.name] = value
     return StructureCoverages(covered, included, tuple(one.name for one in resolved.derived), found, tuple(findings))

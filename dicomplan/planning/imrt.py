@@ -157,7 +157,7 @@ def optimise_fluence(
             break
         current, shifts = raised(current, values), shifted(shifts, values)
     assert best is not None
-    if iterations != best.iterations or len(objective) > 1:
+    if len(objective) > 1:
         progress(Progress("optimize", "dose of the best fluence"))
         dose = doses.exact(fluence_planes(maps, best.fluences_mu, case))
         offset = _difference(dose, operator, np.concatenate(best.fluences_mu), voxels)

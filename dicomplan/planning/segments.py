@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from dicomplan.dose.volume import DoseVolume
 from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
 from dicomplan.optimization.build import build, regions
 from dicomplan.optimization.solver import Solution, SolverSettings, solve
-from dicomplan.plan.derive import ObjectiveSpec, tightened
+from dicomplan.optimization.voxels import VoxelSet
+from dicomplan.plan.derive import ObjectiveSpec, Region, tightened
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import PlanningCase, goal_values, plan_loss
@@ -37,6 +38,7 @@ _SETTINGS = SolverSettings(max_iterations=150, relative_change=5e-4)
 _AGAIN = SolverSettings(max_iterations=60, relative_change=5e-4)
 _COARSER = 1.2  # the step grows by this until the segments are few enough
 _WORTH = 0.97  # a round that does not lower the loss to this part of the best one is the last
+_RAISE = 2.0  # the weight of an unmet goal grows by this in each round
 _MARGIN = 1.002  # of the minimum meterset, so that printed digits never fall below it
 
 PointDose = Callable[[BeamDelivery, FluencePlane], Float32Array]
@@ -98,6 +100,60 @@ def with_plan_metersets(deliveries: Sequence[BeamDelivery], metersets_mu: FloatA
     )
 
 
+@dataclass
+class _Metersets:
+    """Optimisation of the metersets of fixed apertures, round after round: each starts from what the last one gave."""
+
+    case: PlanningCase
+    sequenced: SequencedPlan
+    influence: DenseInfluence
+    sets: Mapping[Region, VoxelSet | None]
+    voxels: OptimizationVoxels
+    doses: AnchoredDose
+    specs: tuple[ObjectiveSpec, ...]
+    shifts: dict[StructureGoal, float]
+    difference: FloatArray
+    progress: ProgressCallback
+    cancel: Cancel
+    solution: Solution | None = None
+    passes: list[float] = field(default_factory=list)
+
+    def optimise(self, *, exact: bool) -> DeliveredPlan:
+        """Metersets for the present aims, none below the machine's minimum, and the dose that they give."""
+        floor = np.full(self.influence.beamlet_count, _MARGIN * self.case.machine.min_segment_meterset_mu)
+        sequenced = np.array([one.meterset_mu for item in self.sequenced.deliveries for one in item.segments])
+        built = build(tightened(self.specs, self.shifts), self.sets, self.case.resolved.highest_level_gy)
+        self.solution = solve(
+            self.influence,
+            built.problem,
+            start=np.maximum(sequenced - floor, 0.0) if self.solution is None else None,
+            warm_start=self.solution,
+            # metersets above the machine's minimum are what is free
+            dose_offset_gy=self.difference + self.influence.forward(floor),
+            settings=_SETTINGS if self.solution is None else _AGAIN,
+            progress=_renamed(self.progress),
+            cancel=self.cancel,
+        )
+        self.passes.append(self.solution.objective[-1])
+        metersets = self.solution.fluence + floor
+        return self.judged(with_plan_metersets(self.sequenced.deliveries, metersets), exact=exact)
+
+    def judged(self, deliveries: tuple[BeamDelivery, ...], *, exact: bool) -> DeliveredPlan:
+        """Dose and goal values of deliveries, exact or near the last exact dose."""
+        self.progress(Progress("final_dose", f"round {len(self.passes)}"))
+        planes = direction_planes(deliveries, self.case.machine)
+        dose = self.doses.exact(planes) if exact else self.doses.near(planes)
+        values = goal_values(self.case, dose.dose_gy)
+        return DeliveredPlan(self.sequenced, deliveries, dose, values, tuple(self.passes))
+
+    def learn(self, plan: DeliveredPlan) -> None:
+        """Hold what the plan's dose says otherwise than the optimiser, and pursue what it misses."""
+        metersets = np.array([one.meterset_mu for item in plan.deliveries for one in item.segments])
+        accurate = plan.dose.dose_gy.ravel()[self.voxels.indices].astype(np.float64)
+        self.difference = accurate - np.asarray(self.influence.forward(metersets), dtype=np.float64)
+        self.specs, self.shifts = raised(self.specs, plan.values, _RAISE), shifted(self.shifts, plan.values)
+
+
 def deliver(
     case: PlanningCase,
     maps: Sequence[BeamletMap],
@@ -112,59 +168,41 @@ def deliver(
     """Sequence the ideal fluence and optimise the metersets until the accurate dose holds what it can.
 
     Each round looks at the accurate dose of the printed digits, holds its difference to the optimiser's dose, tightens
-    a broken hard limit by its overshoot and gives missed goals more weight. The best round is kept, its dose exact.
+    a broken hard limit by its overshoot and gives missed goals more weight. While goals alone are at stake it looks near
+    the last exact dose; a broken limit is always looked at exactly, and so is the best round in the end: if its exact
+    dose breaks a limit, the rounds that are left go on from there.
     """
     cancel = cancel or Cancel()
     progress(Progress("sequence", "leaf positions"))
     sequenced = sequenced_within(maps, ideal, case, max_segments)
     progress(Progress("sequence", f"dose of {count_segments(sequenced.deliveries)} segments"))
     influence = segment_influence(sequenced.deliveries, case, point_dose, cancel)
-    least = _MARGIN * case.machine.min_segment_meterset_mu
-    floor = np.full(influence.beamlet_count, least)
-    metersets = np.array([one.meterset_mu for item in sequenced.deliveries for one in item.segments])
-    specs: tuple[ObjectiveSpec, ...] = ideal.specs
-    sets = voxel_sets(case, voxels, regions(specs))
-    difference = ideal.difference_gy
-    shifts = dict(ideal.shifts_gy)
-    best: DeliveredPlan | None = None
-    solution: Solution | None = None
-    passes: list[float] = []
-    for turn in range(1 + TIGHTENING_ROUNDS):
-        built = build(tightened(specs, shifts), sets, case.resolved.highest_level_gy)
-        solution = solve(
-            influence,
-            built.problem,
-            start=np.maximum(metersets - floor, 0.0) if solution is None else None,
-            warm_start=solution,
-            # metersets above the machine's minimum are what is free
-            dose_offset_gy=difference + influence.forward(floor),
-            settings=_SETTINGS if turn == 0 else _AGAIN,
-            progress=_renamed(progress),
-            cancel=cancel,
-        )
-        passes.append(solution.objective[-1])
-        metersets = solution.fluence + floor
-        deliveries = with_plan_metersets(sequenced.deliveries, metersets)
-        progress(Progress("final_dose", f"round {turn + 1}"))
-        planes = direction_planes(deliveries, case.machine)
-        dose = doses.exact(planes) if turn == 0 else doses.near(planes)
-        values = goal_values(case, dose.dose_gy)
-        found = DeliveredPlan(sequenced, deliveries, dose, values, tuple(passes))
-        hard, soft = plan_loss(values)
-        worth = best is None or hard > 0 or soft < _WORTH * plan_loss(best.values)[1]
-        if best is None or (hard, soft) < plan_loss(best.values):
-            best = found
-        if (hard, soft) == (0.0, 0.0) or not worth:
+    sets = voxel_sets(case, voxels, regions(ideal.specs))
+    work = _Metersets(
+        case, sequenced, influence, sets, voxels, doses, ideal.specs, dict(ideal.shifts_gy), ideal.difference_gy,
+        progress, cancel,
+    )  # fmt: skip
+    found = best = work.optimise(exact=True)
+    exact = True
+    rounds = 0
+    while rounds < TIGHTENING_ROUNDS and plan_loss(found.values) != (0.0, 0.0):
+        rounds += 1
+        broken = plan_loss(found.values)[0] > 0
+        work.learn(found)
+        found = work.optimise(exact=broken)
+        worth = broken or plan_loss(found.values)[1] < _WORTH * plan_loss(best.values)[1]
+        if plan_loss(found.values) < plan_loss(best.values):
+            best, exact = found, broken
+        if not worth:
             break
-        accurate = dose.dose_gy.ravel()[voxels.indices].astype(np.float64)
-        difference = accurate - np.asarray(influence.forward(metersets), dtype=np.float64)
-        specs, shifts = raised(specs, values, 2.0), shifted(shifts, values)
-    assert best is not None
-    if turn > 0:
-        progress(Progress("final_dose", "of the best round"))
-        dose = doses.exact(direction_planes(best.deliveries, case.machine))
-        best = replace(best, dose=dose, values=goal_values(case, dose.dose_gy))
-    return replace(best, passes=tuple(passes))
+    if not exact:
+        best = work.judged(best.deliveries, exact=True)
+    while rounds < TIGHTENING_ROUNDS and plan_loss(best.values)[0] > 0:
+        rounds += 1
+        work.learn(best)
+        found = work.optimise(exact=True)
+        best = min(best, found, key=lambda plan: plan_loss(plan.values))
+    return replace(best, passes=tuple(work.passes))
 
 
 def _renamed(progress: ProgressCallback) -> ProgressCallback:

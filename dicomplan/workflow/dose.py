@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan import DISCLAIMER, __version__
-from dicomplan.beams.delivery import Beam, Segment
+from dicomplan.beams.delivery import Segment, direction
 from dicomplan.dicom import attributes as at
 from dicomplan.dicom.files import MAX_STUDY_BYTES, DicomObject, Scan, left_alone, pydicom_silenced, read_object
 from dicomplan.dicom.identity import Identity
@@ -37,13 +37,13 @@ from dicomplan.machine.model import MachineModel
 from dicomplan.patient.coverage import coverage_on_grid
 from dicomplan.patient.density import DensityVolume
 from dicomplan.patient.dose_grid import dose_grid
+from dicomplan.workflow.clock import creation_time
 from dicomplan.workflow.convert import StudyRequest, checked_scan, chosen_ct
 from dicomplan.workflow.documents import finding_documents, sorted_findings
 from dicomplan.workflow.logs import RunLog
 from dicomplan.workflow.memory import refuse_too_large
 from dicomplan.workflow.output import OutputFolder
 from dicomplan.workflow.patient_model import PatientModel, patient_model
-from dicomplan.workflow.plan import creation_time
 from dicomplan.workflow.plan_document import versions
 from dicomplan.workflow.privacy import private_texts
 
@@ -293,7 +293,7 @@ def _doses(engine: DoseEngine, inputs: _Inputs, progress: ProgressCallback, canc
         cancel.check()
         beam = planned.delivery.beam
         progress(Progress("dose", f"beam {beam.number}", index / len(inputs.beams)))
-        plane = delivered_plane(planned.delivery.segments, inputs.machine, *axes[_direction(beam)])
+        plane = delivered_plane(planned.delivery.segments, inputs.machine, *axes[direction(beam)])
         dose = engine.dose_gy_per_fraction(beam, plane)
         total += dose
         points.append(_at(dose, engine, beam.isocenter_mm))
@@ -307,15 +307,11 @@ def _plane_axes(inputs: _Inputs) -> dict[tuple[float, ...], tuple[NDArray[np.flo
     """
     together: dict[tuple[float, ...], list[Segment]] = {}
     for planned in inputs.beams:
-        together.setdefault(_direction(planned.delivery.beam), []).extend(planned.delivery.segments)
+        together.setdefault(direction(planned.delivery.beam), []).extend(planned.delivery.segments)
     return {
         key: plane_axes(*field_range_mm(segments, inputs.machine, FIELD_MARGIN_MM))
         for key, segments in together.items()
     }
-
-
-def _direction(beam: Beam) -> tuple[float, ...]:
-    return (beam.gantry_angle_deg, beam.collimator_angle_deg, beam.couch_angle_deg, *beam.isocenter_mm)
 
 
 def _at(dose: NDArray[np.float32], engine: DoseEngine, point_mm: tuple[float, float, float]) -> float | None:

@@ -123,7 +123,7 @@ def _structure_findings(structures: Sequence[Structure], grid: VoxelGrid, file: 
     drawn = [structure for structure in structures if structure.contours]
     for structure in drawn:
         if is_target(structure):
-            yield from _near_the_end(structure, grid, file)
+            yield from near_the_end(structure, grid, file)
         try:
             for finding in geometry_findings(structure, grid):
                 yield Finding(finding.severity, finding.message, file=file, tag=_CONTOUR_DATA)
@@ -137,7 +137,8 @@ def _structure_findings(structures: Sequence[Structure], grid: VoxelGrid, file: 
         yield Finding("warning", "no ROI with contours is a target, by type or by name", file=file, tag=types)
 
 
-def _near_the_end(structure: Structure, grid: VoxelGrid, file: str) -> Iterator[Finding]:
+def near_the_end(structure: Structure, grid: VoxelGrid, file: str | None = None) -> Iterator[Finding]:
+    """Warnings about a target that ends nearer than :data:`TARGET_MARGIN_MM` to an end of the CT (``grid``)."""
     along = np.concatenate(structure.contours) @ grid.direction_matrix[:, 2]
     half = 0.5 * grid.spacing_mm[0]
     edges = grid.edges_mm(0)

@@ -1,4 +1,4 @@
-"""The patient as dose engines see it, where no template speaks: outline, what counts beside it, densities."""
+"""The patient as dose engines see it: outline, what counts beside it, densities."""
 
 from __future__ import annotations
 
@@ -57,9 +57,15 @@ def patient_model(case: PatientCase, progress: ProgressCallback, cancel: Cancel)
         included[roi.name] = rasterize(roi, grid)
         findings.append(Finding("info", f"{roi.name} ({roi.roi_type.upper()}) takes part in the dose calculation"))
     density, more = patient_density(case.ct, (body, *included.values()))
-    if not included:
-        more.append(Finding("warning", "no couch takes part in the dose: posterior beams are not weakened by it"))
+    more += couch_findings([case.structure(name) for name in included])
     return PatientModel(body, included, density, found, (*findings, *more))
+
+
+def couch_findings(included: Sequence[Structure]) -> list[Finding]:
+    """A warning unless one of the ROIs that count outside of BODY is a couch (type SUPPORT)."""
+    if any(roi.roi_type.upper() == "SUPPORT" for roi in included):
+        return []
+    return [Finding("warning", "no couch takes part in the dose: posterior beams are not weakened by it")]
 
 
 def patient_density(

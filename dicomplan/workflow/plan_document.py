@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -19,9 +19,7 @@ from dicomplan.events import Finding
 from dicomplan.metrics.dvh import DoseSamples
 from dicomplan.metrics.sampling import dose_samples
 from dicomplan.plan.matching import BODY
-
-if TYPE_CHECKING:
-    from dicomplan.workflow.plan import Result
+from dicomplan.workflow.plan_values import Result
 
 _LIBRARIES = ("numpy", "scipy", "numba", "pydicom", "rt-utils", "contourpy")
 _MOST_MU_PER_PRESCRIPTION = 5.0
@@ -117,7 +115,8 @@ def plan_document(
             "form": "factorised",
             "voxels": result.influence.voxel_count,
             "beamlets": result.influence.beamlet_count,
-            "nonzeros": result.influence.voxel_count * result.influence.beamlet_count,
+            # nothing is stored element by element
+            "nonzeros": 0,
             "bytes": result.influence.bytes,
         },
         "optimization": {

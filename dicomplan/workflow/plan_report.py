@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dicomplan.dose.volume import DoseVolume
 from dicomplan.evaluation.hotspots import Spot as HotSpot
@@ -34,9 +34,7 @@ from dicomplan.report.values import (
 from dicomplan.sequencing.fluence import fluence_of_segments
 from dicomplan.workflow.beam_geometry import beam_depths
 from dicomplan.workflow.plan_document import PlanSamples
-
-if TYPE_CHECKING:
-    from dicomplan.workflow.plan import Result
+from dicomplan.workflow.plan_values import Result
 
 _LARGE_CC = 1500.0
 _HU_NOTE = (

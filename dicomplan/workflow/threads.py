@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dicomplan.errors import UsageError
 
@@ -42,3 +44,18 @@ def set_threads(count: int | None) -> int:
         return count
     stated = os.environ.get("NUMBA_NUM_THREADS", "")
     return int(stated) if stated.isdecimal() and int(stated) > 0 else usable_cores()
+
+
+@contextmanager
+def one_thread_for_algebra() -> Iterator[None]:
+    """Context in which linear algebra runs on one thread, also where its libraries were loaded long before.
+
+    Products and dot products that are split over threads add up in another order: the bits of a plan would depend on
+    who calls it. Kernels keep their threads.
+    """
+    # only libraries that are loaded can be told: the solver's would come later
+    import scipy.optimize  # noqa: F401
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield

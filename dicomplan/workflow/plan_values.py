@@ -1,0 +1,104 @@
+"""What the stages of planning hand on: the request, what is prepared, what is made, how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomplan.beams.beamlets import BeamletMap
+from dicomplan.beams.delivery import BeamDelivery
+from dicomplan.dicom.files import MAX_STUDY_BYTES
+from dicomplan.dicom.source import Study
+from dicomplan.dose.engines import DoseEngine, PencilBeamEngine
+from dicomplan.dose.influence import FactorisedInfluence
+from dicomplan.dose.pencil_beam import Medium
+from dicomplan.dose.pencil_kernel import PencilKernel
+from dicomplan.dose.volume import DoseVolume
+from dicomplan.events import Finding
+from dicomplan.plan.coverages import StructureCoverages
+from dicomplan.plan.resolve import ResolvedTemplate
+from dicomplan.planning.case import PlanningCase
+from dicomplan.planning.imrt import IdealPlan
+from dicomplan.planning.normalizing import NormalizationResult
+from dicomplan.planning.segments import DeliveredPlan
+from dicomplan.planning.voxels import OptimizationVoxels
+
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What to plan: ``study`` paths, ``template`` (shipped name or file), ``output`` folder (new or empty).
+
+    ``beam_doses``: also one RTDOSE for each beam. ``overwrite``: an earlier result of dicomplan may be replaced.
+    ``identify``: log, plan.json and report may name the patient and the input files. ``structure_set``, ``series`` and
+    ``patient_position`` choose or state what the study leaves open. ``repair``: single missing CT slices are
+    interpolated; ``bridge``: slices that a ROI leaves out between its contours are filled; ``max_study_size`` in bytes.
+    See :func:`dicomplan.dicom.read.read_study`.
+    """
+
+    study: tuple[Path, ...]
+    template: str
+    output: Path
+    beam_doses: bool = False
+    overwrite: bool = False
+    identify: bool = False
+    structure_set: str | None = None
+    series: str | None = None
+    patient_position: str | None = None
+    repair: bool = False
+    bridge: bool = False
+    max_study_size: int = MAX_STUDY_BYTES
+
+
+@dataclass(frozen=True)
+class PlanOutcome:
+    """How it ended: exit code (0, 5 or 6), the output folder, the ``plan.json`` document, the report's place."""
+
+    exit_code: int
+    output: Path
+    document: Mapping[str, Any]
+    report: Path
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the stages before optimisation made."""
+
+    study: Study
+    resolved: ResolvedTemplate
+    structures: StructureCoverages
+    case: PlanningCase
+    kernel: PencilKernel
+    around: Medium
+    engine: DoseEngine
+    fast: PencilBeamEngine | None
+    maps: tuple[BeamletMap, ...]
+    isocenter_mm: tuple[float, float, float]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What planning made; ``final`` is None where the plan cannot be delivered.
+
+    In the order of ``deliveries``: ``point_doses_gy``, the dose of one fraction at the isocentre (None outside the dose
+    grid), and ``beam_doses_gy`` of one fraction on the dose grid, only where they were asked for.
+    """
+
+    setup: Setup
+    voxels: OptimizationVoxels
+    influence: FactorisedInfluence
+    ideal: IdealPlan
+    delivered: DeliveredPlan | None
+    normalization: NormalizationResult | None
+    deliveries: tuple[BeamDelivery, ...]
+    point_doses_gy: tuple[float | None, ...]
+    beam_doses_gy: tuple[Float32Array, ...]
+    final: DoseVolume | None
+    violations: tuple[str, ...]
