@@ -45,5 +45,5 @@ def test_air_outside_of_what_counts() -> None:
 def test_two_outlines_are_refused() -> None:
     case = water_box(size_mm=120.0, target_radius_mm=20.0).case
     skin, hull = (replace(case.structures[0], name=name, number=n) for n, name in ((11, "Skin"), (12, "Hull")))
-    with pytest.raises(InputError, match="Skin|Hull"):
+    with pytest.raises(InputError, match=r"Skin|Hull"):
         patient_model(replace(case, structures=(*case.structures[1:], skin, hull)), ignore_progress, Cancel())
