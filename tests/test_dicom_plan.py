@@ -20,7 +20,7 @@ from dicom_helpers import (
 )
 from pydicom.dataset import Dataset
 
-from dicomplan.beams.delivery import Beam, BeamDelivery, Segment
+from dicomplan.beams.delivery import Aperture, Beam, BeamDelivery, Segment
 from dicomplan.dicom.read import read_plan, read_study
 from dicomplan.dicom.source import Study
 from dicomplan.dicom.write_plan import write_plan
@@ -127,11 +127,6 @@ def _beam_change(keyword: str, value: object) -> object:
     return lambda dataset: setattr(dataset.BeamSequence[0], keyword, value)
 
 
-def _move_leaf(dataset: Dataset) -> None:
-    device = dataset.BeamSequence[0].ControlPointSequence[1].BeamLimitingDevicePositionSequence[-1]
-    device.LeafJawPositions[0] = "-63"
-
-
 def _arc(dataset: Dataset) -> None:
     dataset.BeamSequence[0].ControlPointSequence[1].GantryAngle = "10"
 
@@ -151,7 +146,6 @@ def _one_point(dataset: Dataset) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_move_leaf, "moving leaves not supported"),
         (_arc, "positions change|moves"),
         (_fall, "falls at control point 2"),
         (_no_meterset, "is missing"),
@@ -226,3 +220,48 @@ def test_shared_step_and_shoot_plan_reads() -> None:
     assert delivery.meterset_mu == pytest.approx(301.94, abs=0.01)
     assert delivery.segments[0].aperture.jaw_x_mm is None  # Agility has no X jaw
     assert delivery.segments[0].aperture.leaf_positions_mm.shape == (2, 80)
+
+
+def moving_delivery() -> BeamDelivery:
+    """A window of 10 mm that sweeps in two steps of unlike speed, then one that jumps while the beam is off."""
+    machine = tiny_machine()
+
+    def at(low: float) -> Aperture:
+        leaves = np.array([np.full(machine.mlc.leaf_pairs, low), np.full(machine.mlc.leaf_pairs, low + 10.0)])
+        return Aperture(leaves, (-30.0, 30.0), (-50.0, 50.0))
+
+    segments = (
+        Segment(at(-40.0), 10.0, at(-20.5)),
+        Segment(at(-20.5), 22.25, at(30.0)),
+        Segment(at(0.0), 5.0, at(10.0)),
+    )
+    return BeamDelivery(tiny_deliveries(1)[0].beam, segments, 432.125)
+
+
+def test_moving_beams_are_dynamic_and_come_back_as_written(study: Study, tmp_path: Path) -> None:
+    written = moving_delivery()
+    for name in ("one.dcm", "two.dcm"):
+        write_plan(
+            tmp_path / name,
+            study.source,
+            [written],
+            tiny_machine(),
+            PRESCRIPTION,
+            identity=IDENTITY_OF_TESTS,
+            structure_set_uid="1.2.3",
+            patient_position="HFS",
+        )
+        (written,) = read_plan(tmp_path / name).deliveries
+    stored = pydicom.dcmread(tmp_path / "one.dcm").BeamSequence[0]
+    assert stored.BeamType == "DYNAMIC"
+    # the first two segments share a control point; before the third the leaves jump without meterset
+    assert stored.NumberOfControlPoints == len(stored.ControlPointSequence) == 5
+    assert float(stored.ControlPointSequence[0].DoseRateSet) == 432.125
+    expected = moving_delivery()
+    assert written.dose_rate_mu_min == expected.dose_rate_mu_min
+    assert written.moving
+    for ours, theirs in zip(written.segments, expected.segments, strict=True):
+        assert ours.meterset_mu == pytest.approx(theirs.meterset_mu, abs=1e-10)
+        np.testing.assert_array_equal(ours.aperture.leaf_positions_mm, theirs.aperture.leaf_positions_mm)
+        np.testing.assert_array_equal(ours.end.leaf_positions_mm, theirs.end.leaf_positions_mm)
+    assert (tmp_path / "one.dcm").read_bytes() == (tmp_path / "two.dcm").read_bytes()

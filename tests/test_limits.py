@@ -8,6 +8,7 @@ from machines_for_tests import generic_120, without_interdigitation, without_x_j
 
 from dicomplan.beams.delivery import Aperture, Beam, BeamDelivery, Segment
 from dicomplan.beams.limits import violations
+from dicomplan.machine.model import CollisionZone
 
 BEAM = Beam(3, "3_G080", 80.0, 0.0, 0.0, (0.0, 0.0, 0.0))
 
@@ -96,3 +97,44 @@ def test_interdigitation_counts_only_where_it_is_forbidden():
     assert found(passed) == ()
     (message,) = found(passed, machine=without_interdigitation())
     assert "leaf pairs 26 and 27: opposed leaves pass each other by 70.00 mm" in message
+
+
+def moved(way_mm, meterset, rate=None, machine=None):
+    """One pair that moves by ``way_mm`` while ``meterset`` MU are given."""
+    start, end = aperture([(0, 25, -40.0), (1, 25, -30.0)]), aperture([(0, 25, way_mm - 40.0), (1, 25, way_mm - 30.0)])
+    return violations(BeamDelivery(BEAM, (Segment(start, meterset, end),), rate), machine or generic_fast())
+
+
+def generic_fast():
+    machine = generic_120()
+    return replace(machine, mlc=replace(machine.mlc, max_speed_mm_s=25.0))
+
+
+def test_leaf_speed():
+    """At 600 MU/min, 10 MU take one second: 25 mm."""
+    assert moved(25.0, 10.0) == ()
+    (message,) = moved(26.0, 10.0)
+    assert "leaf pair 26" in message
+    assert "at 26.0 mm/s, allowed up to 25 mm/s at 600 MU/min" in message
+    assert moved(26.0, 10.0, rate=500.0) == ()  # 1.2 s
+    assert any("dose rate 700 MU/min" in text for text in moved(1.0, 10.0, rate=700.0))
+    assert any("meterset 0.5 MU" in text for text in moved(1.0, 0.5))
+
+
+def test_where_a_moving_segment_ends_counts():
+    start, end = aperture(), aperture([(0, 25, 49.8)])
+    (message,) = violations(BeamDelivery(BEAM, (Segment(start, 80.0, end),)), generic_fast())
+    assert "gap of 0.20 mm" in message
+
+
+def test_collision_zones():
+    zone = CollisionZone((270.0, 340.0), (180.0, 265.0))
+    machine = replace(generic_120(), collisions=(zone,))
+
+    def with_angles(gantry, couch):
+        beam = replace(BEAM, gantry_angle_deg=gantry, couch_angle_deg=couch)
+        return violations(BeamDelivery(beam, (Segment(aperture(), 5.0),)), machine)
+
+    assert with_angles(300.0, 300.0) == with_angles(200.0, 0.0) == with_angles(200.0, 90.0) == ()
+    (message,) = with_angles(200.0, -60.0)
+    assert "gantry 200 with couch 300" in message

@@ -114,7 +114,7 @@ def test_dose_of_a_plan_is_that_of_the_planning_pipeline() -> None:
     ]
     together = [engine.dose_gy_per_fraction(*pair) for pair in direction_planes(deliveries, MACHINE)]
     expected = course_dose(grid, together, 35)
-    planned = tuple(PlannedBeam(item, "static", 2, None) for item in deliveries)
+    planned = tuple(PlannedBeam(item, item, "static", 2, None) for item in deliveries)
     inputs = _Inputs(None, None, None, MACHINE, planned, 35, ())  # type: ignore[arg-type]
     from dicomplan.events import Cancel, ignore_progress
 
@@ -222,7 +222,8 @@ def test_fluence_of_a_moving_window_is_a_trapezium(box: Path, tmp_path: Path) ->
 def test_steps_are_fine_enough(first: float, gap: float, last: float, end_gap: float) -> None:
     """Against steps 20 times finer: an edge that crosses a pixel in one step errs by an eighth of it, two by a quarter."""
     from dicomplan.dicom.control_points import ControlPoint
-    from dicomplan.dicom.planned_beams import _steps
+    from dicomplan.beams.delivery import stills
+    from dicomplan.dicom.planned_beams import _segment
 
     def point(aperture: Aperture, weight: float) -> ControlPoint:
         positions = {
@@ -233,7 +234,7 @@ def test_steps_are_fine_enough(first: float, gap: float, last: float, end_gap: f
         return ControlPoint(weight, 0.0, 0.0, 0.0, "", CENTER, 6.0, positions, {})
 
     start, stop = window_at(first, first + gap), window_at(last, last + end_gap)
-    segments = _steps(point(start, 0.0), point(stop, 1.0), 100.0, MACHINE, 1)
+    segments = stills([_segment(point(start, 0.0), point(stop, 1.0), 100.0, MACHINE, 1)])
     travel = max(abs(last - first), abs(last + end_gap - first - gap))
     assert len(segments) >= travel / TRAVEL_STEP_MM
     fine = []

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from dicomplan.beams.delivery import Aperture, Beam, BeamDelivery, Segment
+from dicomplan.beams.delivery import TRAVEL_STEP_MM, Aperture, Beam, BeamDelivery, Segment, stills, travel_mm
 from dicomplan.dicom import attributes as at
 from dicomplan.dicom.control_points import ControlPoint
 from dicomplan.dicom.files import DicomObject, pydicom_silenced
@@ -22,8 +22,8 @@ from dicomplan.machine.model import MachineModel
 
 FloatArray = NDArray[np.float64]
 
-TRAVEL_STEP_MM = 1.0
-"""A moving leaf or jaw is followed in steps of at most this: one pixel of a fluence plane, which averages over it."""
+__all__ = ["TRAVEL_STEP_MM", "PlannedBeam", "planned_beams"]
+
 _SAME = 1e-6
 _BOUNDARY_MM = 0.1  # leaf boundaries agree within this: vendors round them to 0.1 mm
 _DISTANCE_MM = 0.5
@@ -37,11 +37,12 @@ class PlannedBeam:
     """A beam as it is calculated: its delivery (metersets of one fraction) and what the plan states about it.
 
     ``technique`` is ``static``, ``step and shoot`` or ``sliding window``; of the last, ``delivery`` holds steps of
-    :data:`TRAVEL_STEP_MM` at most, ``control_points`` counts the stored ones. ``stated_dose_gy``: BeamDose of one
-    fraction (None where absent).
+    :data:`TRAVEL_STEP_MM` at most, ``control_points`` counts the stored ones; ``as_stored`` has one segment for each
+    interval of rising meterset, moving or not. ``stated_dose_gy``: BeamDose of one fraction (None where absent).
     """
 
     delivery: BeamDelivery
+    as_stored: BeamDelivery
     technique: str
     control_points: int
     stated_dose_gy: float | None
@@ -130,14 +131,18 @@ def _beam(
             continue
         _check_still(start, points[0], number)
         _check_still(end, points[0], number)
-        segments.extend(_steps(start, end, meterset * (high - low) / final, machine, number))
+        segments.append(_segment(start, end, meterset * (high - low) / final, machine, number))
     first = points[0]
     if len(first.isocenter_mm) != 3:
         raise InputError(f"beam {number}: is missing", tag=at.tag_name("IsocenterPosition"))
     x, y, z = first.isocenter_mm
     gantry, collimator, couch = _angles(first, number)
     geometry = Beam(number, beam.name, gantry, collimator, couch, (x, y, z), machine.source_axis_distance_mm)
-    return PlannedBeam(BeamDelivery(geometry, tuple(segments)), beam.technique, len(points), beam.dose_gy)
+    rates = [rate for point in at.items(stored, "ControlPointSequence")
+             if (rate := at.optional_number(point, "DoseRateSet", file=file))]  # fmt: skip
+    as_stored = BeamDelivery(geometry, tuple(segments), max(rates, default=None))
+    delivery = BeamDelivery(geometry, stills(segments), as_stored.dose_rate_mu_min)
+    return PlannedBeam(delivery, as_stored, beam.technique, len(points), beam.dose_gy)
 
 
 def _angles(point: ControlPoint, number: int) -> tuple[float, float, float]:
@@ -255,24 +260,15 @@ def _check_still(point: ControlPoint, first: ControlPoint, number: int) -> None:
         raise InputError(f"beam {number} changes its isocentre", tag=at.tag_name("IsocenterPosition"))
 
 
-def _steps(
-    start: ControlPoint, end: ControlPoint, meterset_mu: float, machine: MachineModel, number: int
-) -> list[Segment]:
-    """Shapes between two control points, as many as the longest way of a leaf or jaw takes, equal in meterset."""
+def _segment(start: ControlPoint, end: ControlPoint, meterset_mu: float, machine: MachineModel, number: int) -> Segment:
     before, after = ({kind: np.array(values) for kind, values in at_end.items()} for at_end in _both(start, end))
     if any(len(before[kind]) != len(after[kind]) for kind in after):
         raise InputError(
             f"beam {number}: the number of positions changes between control points",
             tag=at.tag_name("LeafJawPositions"),
         )
-    travel = max((float(np.abs(after[kind] - before[kind]).max()) for kind in after if len(after[kind])), default=0.0)
-    count = max(1, math.ceil(travel / TRAVEL_STEP_MM - _SAME))
-    segments = []
-    for step in range(count):
-        share = (step + 0.5) / count
-        positions = {kind: before[kind] + share * (after[kind] - before[kind]) for kind in after}
-        segments.append(Segment(_aperture(positions, machine, number), meterset_mu / count))
-    return segments
+    first, last = _aperture(before, machine, number), _aperture({**before, **after}, machine, number)
+    return Segment(first, meterset_mu, last if travel_mm(first, last) > _SAME else None)
 
 
 def _both(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from dicomplan.beams.delivery import Aperture, Beam, BeamDelivery, Segment
+from dicomplan.beams.delivery import Aperture, Beam, BeamDelivery, Segment, travel_mm
 from dicomplan.dicom import attributes as at
 from dicomplan.dicom.control_points import ControlPoint, read_control_points
 from dicomplan.dicom.files import DicomObject, pydicom_silenced, read_object
@@ -49,12 +49,13 @@ class StoredPlan:
 
 @pydicom_silenced()
 def read_plan(path: Path) -> StoredPlan:
-    """The treatment beams of an RTPLAN's fraction group as step-and-shoot segments.
+    """The treatment beams of an RTPLAN's fraction group as segments, standing still or moving.
 
-    Positions that a control point omits are carried forward; each interval of rising meterset is a segment, whose shape
-    at start and end must agree. Raises UsageError if the file is not there; InputError if it is no RTPLAN, or holds what
-    cannot be read here: several fraction groups, other than photon beams, wedges, compensators, blocks or boli, moving
-    leaves or gantry, devices other than X, Y and MLCX, a beam without leaves, metersets missing or falling.
+    Positions that a control point omits are carried forward; each interval of rising meterset is a segment, which moves
+    where its shape at start and end differs. A beam with moving segments has the dose rate that its first control point
+    states. Raises UsageError if the file is not there; InputError if it is no RTPLAN, or holds what cannot be read
+    here: several fraction groups, other than photon beams, wedges, compensators, blocks or boli, a moving gantry, devices
+    other than X, Y and MLCX, a beam without leaves, metersets missing or falling.
     """
     item, dataset = read_object(path)
     with at.naming(str(path)):
@@ -183,16 +184,15 @@ def _delivery(beam: Dataset, number: int, meterset_mu: float, file: str) -> Beam
             )
         if rise == 0:
             continue
-        if _differ(_angles(start), _angles(end)) or any(
-            _differ(start.positions_mm.get(kind, ()), end.positions_mm[kind]) for kind in end.positions_mm
-        ):
+        if _differ(_angles(start), _angles(end)):
             raise InputError(
-                f"beam {number}: moving leaves not supported: positions change while the meterset rises"
-                f" (control point {index} to {index + 1})",
+                f"beam {number} moves at control point {index + 1}: only static gantry, collimator and couch are supported",
                 file=file,
-                tag=at.tag_name("LeafJawPositions"),
+                tag=at.tag_name("GantryAngle"),
             )
-        segments.append(Segment(_aperture(start, number, file), meterset_mu * rise / final))
+        shapes = _aperture(start, number, file), _aperture(end, number, file)
+        end_shape = shapes[1] if _moves(*shapes, number, file) else None
+        segments.append(Segment(shapes[0], meterset_mu * rise / final, end_shape))
     if not segments:
         raise InputError(f"beam {number}: never rises", file=file, tag=at.tag_name("CumulativeMetersetWeight"))
     return BeamDelivery(
@@ -206,7 +206,23 @@ def _delivery(beam: Dataset, number: int, meterset_mu: float, file: str) -> Beam
             source_axis_distance_mm=at.optional_number(beam, "SourceAxisDistance", file=file) or 1000.0,
         ),
         tuple(segments),
+        _dose_rate(beam, file) if any(segment.end is not None for segment in segments) else None,
     )
+
+
+def _moves(start: Aperture, end: Aperture, number: int, file: str) -> bool:
+    """Whether leaves or jaws move from one aperture to the next. Raises InputError where they do not match."""
+    if start.leaf_positions_mm.shape != end.leaf_positions_mm.shape:
+        raise InputError(
+            f"beam {number}: the number of positions changes between control points",
+            file=file,
+            tag=at.tag_name("LeafJawPositions"),
+        )
+    return travel_mm(start, end) > _TOLERANCE
+
+
+def _dose_rate(beam: Dataset, file: str) -> float | None:
+    return at.optional_number(at.items(beam, "ControlPointSequence")[0], "DoseRateSet", file=file)
 
 
 def _weight(state: ControlPoint, index: int, number: int, file: str) -> float:

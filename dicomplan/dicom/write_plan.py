@@ -1,4 +1,4 @@
-"""Write an RTPLAN: static beams of step-and-shoot segments, two control points a segment."""
+"""Write an RTPLAN: step-and-shoot segments with two control points each, or sliding windows."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ NOT_CLINICAL = "not for clinical use"
 """Words that every plan's description and every dose's comment hold."""
 FAILED = "FAILED"
 """Word that labels of plans with a broken hard constraint begin with."""
+DOSE_RATE_DECIMALS = 3
+"""Dose rates are printed to 0.001 MU/min."""
 _WEIGHT_DECIMALS = 14  # as many as fit into 16 characters
 _MAX_NAME = 16
 
@@ -62,10 +64,11 @@ def write_plan(
     are per beam. A dose reference is written for each target of ``prescription`` (course dose), bound to its ROI if
     ``target_roi_numbers`` names it. ``failed`` makes label and series description begin with FAILED.
 
-    The layout follows PS3.3 C.8.8.14 (RT Beams) and the conventions of planning systems: BeamType STATIC, weights 0 to 1,
-    leaves at every control point when any moves, jaws only at the first one when they stand still. Raises ValueError
-    for beams that DICOM cannot hold: no beams or segments, names longer than 16 characters or equal, a meterset that
-    rounds to zero, apertures that do not fit the machine's devices.
+    The layout follows PS3.3 C.8.8.14 (RT Beams) and the conventions of planning systems: BeamType STATIC, or DYNAMIC
+    where leaves or jaws move while the meterset rises; weights 0 to 1, leaves at every control point when any moves, jaws
+    only at the first one when they stand still. DoseRateSet is the delivery's, the machine's unless it states one. Raises
+    ValueError for beams that DICOM cannot hold: no beams or segments, names longer than 16 characters or equal, a
+    meterset that rounds to zero, apertures that do not fit the machine's devices.
     """
     _check(deliveries, patient_position)
     count = len(deliveries)
@@ -215,7 +218,7 @@ def _beam(delivery: BeamDelivery, machine: MachineModel, metersets: Sequence[Dec
     beam.PrimaryDosimeterUnit = "MU"
     beam.BeamNumber = str(delivery.beam.number)
     beam.BeamName = delivery.beam.name
-    beam.BeamType = "STATIC"
+    beam.BeamType = "DYNAMIC" if delivery.moving else "STATIC"
     beam.RadiationType = "PHOTON"
     fluence = Dataset()
     fluence.FluenceMode = "STANDARD"
@@ -238,29 +241,46 @@ def _beam(delivery: BeamDelivery, machine: MachineModel, metersets: Sequence[Dec
 
 
 def _control_points(delivery: BeamDelivery, machine: MachineModel, metersets: Sequence[Decimal]) -> list[Dataset]:
-    """Two control points a segment, equal in shape; positions that never change only at the first one."""
-    shapes = [_printed_positions(segment.aperture, machine, delivery.beam.name) for segment in delivery.segments]
-    moving = {kind for kind, positions in shapes[0].items() if any(shape[kind] != positions for shape in shapes)}
+    """One control point where each segment starts and one where it ends; positions that never change only at the first.
+
+    Where a moving segment starts as the last one ended, one control point does for both.
+    """
+    name = delivery.beam.name
+    shapes = [
+        (_printed_positions(one.aperture, machine, name), _printed_positions(one.end or one.aperture, machine, name))
+        for one in delivery.segments
+    ]
+    first = shapes[0][0]
+    moving = {kind for kind in first if any(shape[kind] != first[kind] for pair in shapes for shape in pair)}
     total = sum(metersets, Decimal(0))
     cumulative = Decimal(0)
     points: list[Dataset] = []
-    for shape, meterset in zip(shapes, metersets, strict=True):
-        for weight in (cumulative, cumulative + meterset):
-            point = Dataset()
-            point.ControlPointIndex = str(len(points))
-            positions = DicomSequence()
-            for kind, values in shape.items():
-                if kind in moving or not points:
-                    item = Dataset()
-                    item.RTBeamLimitingDeviceType = kind
-                    item.LeafJawPositions = values
-                    positions.append(item)
-            if positions:
-                point.BeamLimitingDevicePositionSequence = positions
-            point.CumulativeMetersetWeight = _weight_text(weight / total)
-            points.append(point)
+    last: dict[str, list[str]] | None = None
+    for (start, end), meterset in zip(shapes, metersets, strict=True):
+        joined = delivery.moving and start == last
+        for shape, weight in ((start, cumulative), (end, cumulative + meterset)):
+            if shape is start and weight == cumulative and joined:
+                continue
+            points.append(_control_point(len(points), shape, moving, weight / total))
         cumulative += meterset
+        last = end
     return points
+
+
+def _control_point(index: int, shape: Mapping[str, list[str]], moving: set[str], weight: Decimal) -> Dataset:
+    point = Dataset()
+    point.ControlPointIndex = str(index)
+    positions = DicomSequence()
+    for kind, values in shape.items():
+        if kind in moving or index == 0:
+            item = Dataset()
+            item.RTBeamLimitingDeviceType = kind
+            item.LeafJawPositions = values
+            positions.append(item)
+    if positions:
+        point.BeamLimitingDevicePositionSequence = positions
+    point.CumulativeMetersetWeight = _weight_text(weight)
+    return point
 
 
 def _weight_text(weight: Decimal) -> str:
@@ -290,7 +310,7 @@ def _complete_first_point(point: Dataset, delivery: BeamDelivery, machine: Machi
     """What holds for the whole beam stands in its first control point."""
     beam = delivery.beam
     point.NominalBeamEnergy = decimal_text(machine.beam.nominal_energy_mv, 3)
-    point.DoseRateSet = decimal_text(machine.dose_rate_mu_min, 3)
+    point.DoseRateSet = decimal_text(delivery.dose_rate_mu_min or machine.dose_rate_mu_min, DOSE_RATE_DECIMALS)
     point.GantryAngle = decimal_text(beam.gantry_angle_deg, 4)
     point.GantryRotationDirection = "NONE"
     point.BeamLimitingDeviceAngle = decimal_text(beam.collimator_angle_deg, 4)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomplan.beams.delivery import Aperture, Segment
+from dicomplan.beams.delivery import Aperture, Segment, stills
 from dicomplan.machine.model import BeamModel, MachineModel, MlcModel
 
 FloatArray = NDArray[np.float64]
@@ -149,13 +149,15 @@ def _exposed_sides(
 def delivered_plane(
     segments: Sequence[Segment], machine: MachineModel, x_mm: FloatArray, y_mm: FloatArray
 ) -> FluencePlane:
-    """Fluence plane of step-and-shoot segments: transmitted fraction x meterset (MU), off-axis profile applied.
+    """Fluence plane of segments: transmitted fraction x meterset (MU), off-axis profile applied.
+
+    Leaves and jaws that move are followed in the steps of :func:`~dicomplan.beams.delivery.stills`.
 
     The blur by the source's size is the engines' part: they know how far behind the edge they look. With an
     extra-focal source the plane is wider than ``x_mm`` and ``y_mm``.
     """
     total = np.zeros((len(y_mm), len(x_mm)))
-    for segment in segments:
+    for segment in stills(segments):
         total += segment.meterset_mu * aperture_transmission(segment.aperture, machine, x_mm, y_mm)
     return both_sources(total, machine, x_mm, y_mm)
 
@@ -259,8 +261,8 @@ def field_range_mm(
     """x and y range (mm at isocentre) of what the segments' jaws and leaves leave open, with a margin all round."""
     boundaries = machine.mlc.leaf_boundaries_mm
     x_low, x_high, y_low, y_high = np.inf, -np.inf, np.inf, -np.inf
-    for segment in segments:
-        aperture = segment.aperture
+    ends = [segment.end for segment in segments if segment.end is not None]
+    for aperture in (*(segment.aperture for segment in segments), *ends):
         first, second = aperture.leaf_positions_mm
         if aperture.jaw_x_mm is not None:
             first, second = np.maximum(first, aperture.jaw_x_mm[0]), np.minimum(second, aperture.jaw_x_mm[1])

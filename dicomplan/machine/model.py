@@ -102,11 +102,22 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class CollisionZone:
+    """Gantry angles that meet couch or patient while the couch stands within ``couch_deg``.
+
+    Both are sectors (first, second) in degrees, IEC 61217, from the first in the sense of rising angles to the second.
+    """
+
+    couch_deg: tuple[float, float]
+    gantry_deg: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class MachineModel:
     """A linac: geometry, limits, beam data and calibration.
 
     ``source`` is the machine file's text, with the tables that it names as comments behind it: equal texts, equal
-    machines. ``provenance`` says which data set which parameter.
+    machines. ``provenance`` says which data set which parameter. ``collisions``: angles that cannot be driven to.
     """
 
     name: str
@@ -122,3 +133,4 @@ class MachineModel:
     min_segment_area_cm2: float
     source: str = ""
     provenance: tuple[str, ...] = ()
+    collisions: tuple[CollisionZone, ...] = ()

@@ -18,7 +18,8 @@ coordinates. Keys marked * may be left out; a jaw table that is left out means t
                    softening_per_mm *, extra_focal_weight *, extra_focal_fwhm_mm *, extra_focal_distance_mm *,
                    electron_weight *, electron_depth_mm *
     [calibration]  dose_per_mu_gy, source_surface_distance_mm, depth_mm, field_mm
-    [delivery]     dose_rate_mu_min, min_segment_meterset_mu, min_segment_area_cm2
+    [delivery]     dose_rate_mu_min, min_segment_meterset_mu, min_segment_area_cm2,
+                   collisions = [[couch from, couch to, gantry from, gantry to], ...] * in degrees
 
 What each of them means stands at the fields of :mod:`dicomplan.machine.model`.
 """
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 
 from dicomplan.errors import MachineError
 from dicomplan.machine import tables
-from dicomplan.machine.model import BeamModel, Calibration, JawModel, MachineModel, MlcModel
+from dicomplan.machine.model import BeamModel, Calibration, CollisionZone, JawModel, MachineModel, MlcModel
 from dicomplan.machine.toml_lines import key_lines
 from dicomplan.machine.values import Problems, Table, shown
 
@@ -88,6 +89,7 @@ def parse_machine(
         min_segment_area_cm2=delivery.number("min_segment_area_cm2", 0, 100, "cm2"),
         source=_with_tables(text, named),
         provenance=provenance,
+        collisions=_collisions(delivery),
     )
     for section in (geometry, delivery, root):
         section.refuse_unknown()
@@ -306,6 +308,25 @@ def _calibration(table: Table, jaw_x: JawModel | None, jaw_y: JawModel | None, m
             table.note(f"{what} reach from {low:g} to {high:g} mm: this field cannot be set", "field_mm")
     table.refuse_unknown()
     return calibration
+
+
+def _collisions(table: Table) -> tuple[CollisionZone, ...]:
+    key = "collisions"
+    if not table.has(key):
+        return ()
+    rows = table.values[key]
+    if not isinstance(rows, list):
+        table.note(f"a list of [couch from, couch to, gantry from, gantry to] expected, {shown(rows)} found", key)
+        return ()
+    zones = []
+    for index, row in enumerate(rows):
+        numbers = row if isinstance(row, list) else []
+        angles = [float(one) for one in numbers if isinstance(one, int | float) and not isinstance(one, bool)]
+        if len(numbers) != 4 or len(angles) != 4 or not all(0.0 <= one <= 360.0 for one in angles):
+            table.note(f"four angles from 0 to 360 degrees expected, {shown(row)} found", key, index)
+            continue
+        zones.append(CollisionZone((angles[0], angles[1]), (angles[2], angles[3])))
+    return tuple(zones)
 
 
 def _reach(jaw: JawModel) -> tuple[float, float]:

@@ -68,6 +68,9 @@ def machine_file_text(machine: MachineModel, comments: Sequence[str] = (), profi
     lines += ["", "[delivery]"]
     for key in ("dose_rate_mu_min", "min_segment_meterset_mu", "min_segment_area_cm2"):
         lines.append(_row(key, getattr(machine, key)))
+    if machine.collisions:
+        zones = (", ".join(map(_number, (*zone.couch_deg, *zone.gantry_deg))) for zone in machine.collisions)
+        lines.append(f"collisions = [{', '.join(f'[{zone}]' for zone in zones)}]")
     return "\n".join(lines) + "\n"
 
 
