@@ -40,7 +40,7 @@ def usable_span_mm(machine: MachineModel) -> float:
 
     The leaf span, less the rounding of the jaw, the gap of a parked pair and 1 mm under the jaw edge.
     """
-    room = 2.0 + _gap_mm(machine) if machine.jaw_x is not None else _gap_mm(machine)
+    room = 2.0 + gap_mm(machine) if machine.jaw_x is not None else gap_mm(machine)
     return machine.mlc.leaf_span_mm - room
 
 
@@ -95,7 +95,7 @@ def open_intervals(apertures_: Sequence[Aperture], machine: MachineModel) -> tup
         if aperture.jaw_x_mm is not None:
             np.clip(left[segment], *aperture.jaw_x_mm, out=left[segment])
             np.clip(right[segment], *aperture.jaw_x_mm, out=right[segment])
-        hidden = _uncovered_height_mm(aperture.jaw_y_mm, machine) <= 0
+        hidden = uncovered_height_mm(aperture.jaw_y_mm, machine) <= 0
         right[segment, hidden] = left[segment, hidden]
     return left, np.maximum(left, right)
 
@@ -103,11 +103,11 @@ def open_intervals(apertures_: Sequence[Aperture], machine: MachineModel) -> tup
 def open_area_cm2(aperture: Aperture, machine: MachineModel) -> float:
     """Area (cm2, projected at isocentre) that neither jaws nor leaves cover."""
     left, right = open_intervals([aperture], machine)
-    height = _uncovered_height_mm(aperture.jaw_y_mm, machine)
+    height = uncovered_height_mm(aperture.jaw_y_mm, machine)
     return float(((right - left)[0] * height).sum() / 100.0)
 
 
-def _uncovered_height_mm(jaw_y_mm: tuple[float, float] | None, machine: MachineModel) -> FloatArray:
+def uncovered_height_mm(jaw_y_mm: tuple[float, float] | None, machine: MachineModel) -> FloatArray:
     """(N,) height of each leaf pair that the Y jaws leave open."""
     boundaries = machine.mlc.leaf_boundaries_mm
     low, high = boundaries[:-1], boundaries[1:]
@@ -117,7 +117,7 @@ def _uncovered_height_mm(jaw_y_mm: tuple[float, float] | None, machine: MachineM
     return height
 
 
-def _gap_mm(machine: MachineModel) -> float:
+def gap_mm(machine: MachineModel) -> float:
     """Minimum gap, rounded up to the printed digits."""
     scale = 10.0**POSITION_DIGITS
     return float(np.ceil(machine.mlc.min_gap_mm * scale - 1e-6) / scale)
@@ -125,7 +125,7 @@ def _gap_mm(machine: MachineModel) -> float:
 
 def _at_least_gap(shapes: LeafShapes, machine: MachineModel) -> tuple[FloatArray, FloatArray]:
     """Rounded open intervals, none of them narrower than the minimum gap."""
-    gap = _gap_mm(machine)
+    gap = gap_mm(machine)
     left = np.round(shapes.left_mm, POSITION_DIGITS)
     right = np.round(shapes.right_mm, POSITION_DIGITS)
     narrow = (shapes.right_mm > shapes.left_mm) & (right - left < gap)
@@ -139,12 +139,12 @@ def _jaws(
     """X and Y jaws that just uncover all open intervals."""
     rows = np.flatnonzero(opened.any(axis=0)) + first_leaf_pair
     boundaries = machine.mlc.leaf_boundaries_mm
-    jaw_x = _opened_to(machine.jaw_x, float(left[opened].min()), float(right[opened].max()))
-    jaw_y = _opened_to(machine.jaw_y, float(boundaries[rows[0]]), float(boundaries[rows[-1] + 1]))
+    jaw_x = jaw_edges(machine.jaw_x, float(left[opened].min()), float(right[opened].max()))
+    jaw_y = jaw_edges(machine.jaw_y, float(boundaries[rows[0]]), float(boundaries[rows[-1] + 1]))
     return jaw_x, jaw_y
 
 
-def _opened_to(jaw: JawModel | None, low: float, high: float) -> tuple[float, float] | None:
+def jaw_edges(jaw: JawModel | None, low: float, high: float) -> tuple[float, float] | None:
     """Edges that uncover [low, high], rounded outward to 1 mm, within the jaws' travel and minimum opening."""
     if jaw is None:
         return None
@@ -170,22 +170,22 @@ def _parked(
     machine: MachineModel,
 ) -> FloatArray:
     """(S, 2, N) leaf positions with closed pairs parked, for machines whose leaves may interdigitate."""
-    pairs, gap = machine.mlc.leaf_pairs, _gap_mm(machine)
+    pairs, gap = machine.mlc.leaf_pairs, gap_mm(machine)
     rows = slice(shapes.first_leaf_pair, shapes.first_leaf_pair + left.shape[1])
     middle = 0.5 * (left[opened].min() + right[opened].max())
     middle = float(np.clip(round(float(middle), 1), -machine.mlc.over_travel_mm, machine.mlc.over_travel_mm))
     banks = np.full((len(left), 2, pairs), middle)
     idle = np.ones(pairs, np.bool_)
     idle[rows] = ~opened.any(axis=0)
-    exposed = _uncovered_height_mm(jaw_y, machine) > 0
+    exposed = uncovered_height_mm(jaw_y, machine) > 0
 
-    whole = _parking_place(left[opened], right[opened], jaw_x, machine)
+    whole = parking_place(left[opened], right[opened], jaw_x, machine)
     if whole is not None:
         banks[:, :, idle & exposed] = np.array([whole, whole + gap])[None, :, None]
     for segment in range(len(left)):
         place = whole
         if place is None and opened[segment].any():
-            place = _parking_place(left[segment, opened[segment]], right[segment, opened[segment]], jaw_x, machine)
+            place = parking_place(left[segment, opened[segment]], right[segment, opened[segment]], jaw_x, machine)
         for row in range(left.shape[1]):
             pair = shapes.first_leaf_pair + row
             if opened[segment, row]:
@@ -196,7 +196,7 @@ def _parked(
     return banks
 
 
-def _parking_place(
+def parking_place(
     left: FloatArray, right: FloatArray, jaw_x: tuple[float, float] | None, machine: MachineModel
 ) -> float | None:
     """Position of the X1 leaf of a pair parked under an X jaw while the open pairs stand at ``left`` and ``right``.
@@ -205,7 +205,7 @@ def _parking_place(
     """
     if jaw_x is None:
         return None
-    mlc, gap = machine.mlc, _gap_mm(machine)
+    mlc, gap = machine.mlc, gap_mm(machine)
     beyond = min(
         mlc.leaf_span_mm - (jaw_x[1] - float(left.min())),
         mlc.leaf_span_mm - (jaw_x[1] + gap - float(right.min())),
@@ -243,7 +243,7 @@ def _kept_in_line(
     first_leaf_pair: int, left: FloatArray, right: FloatArray, opened: NDArray[np.bool_], machine: MachineModel
 ) -> FloatArray:
     """(S, 2, N) leaf positions where no leaf may pass the opposed neighbour: closed pairs stay at their given place."""
-    pairs, gap = machine.mlc.leaf_pairs, _gap_mm(machine)
+    pairs, gap = machine.mlc.leaf_pairs, gap_mm(machine)
     half = np.where(opened, 0.0, 0.5 * gap)
     first = np.round(left - half, POSITION_DIGITS)
     second = np.where(opened, right, first + gap)
