@@ -168,7 +168,7 @@ def test_a_question_mark_where_a_structure_is_used_lets_it_be_absent():
         ("dose: {grid: 3 cm}", 5, ["mm", "3 cm"]),
         ("dose: {influence: collapsed_cone}", 5, ["not built yet", "pencil_beam"]),
         ("dose: {final: monte_carlo}", 5, ["not known", "pencil_beam"]),
-        ("delivery: {mode: sliding_window}", 5, ["not built yet"]),
+        ("delivery: {mode: vmat}", 5, ["'vmat' is not known", "sliding_window"]),
         ("delivery: {max_segments: 4}", 5, ["4 segments for 5 beams"]),
         ("delivery: {max_segments: many}", 5, ["whole number"]),
         ("report: {risk: true}", 5, ["not built yet"]),

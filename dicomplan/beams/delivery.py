@@ -134,13 +134,10 @@ def stills(segments: Sequence[Segment]) -> tuple[Segment, ...]:
 
 
 def with_meterset(delivery: BeamDelivery, factor: float) -> BeamDelivery:
-    """The delivery with all metersets times ``factor``; a moving beam's dose rate too, so that no leaf becomes faster.
-
-    The dose rate is scaled where it is stated; a higher one than the machine's is the caller's to limit.
-    """
+    """The delivery with all metersets times ``factor``; with less of them the dose rate falls, so that no leaf is faster."""
     segments = tuple(replace(segment, meterset_mu=segment.meterset_mu * factor) for segment in delivery.segments)
     rate = delivery.dose_rate_mu_min
-    return replace(delivery, segments=segments, dose_rate_mu_min=None if rate is None else rate * factor)
+    return replace(delivery, segments=segments, dose_rate_mu_min=None if rate is None else rate * min(factor, 1.0))
 
 
 def _between(

@@ -428,7 +428,9 @@ class _Reader:
     def delivery(self, node: yaml.Node) -> DeliverySettings:
         """Delivery mode and number of segments."""
         found = self.keys(node, "delivery", "delivery")
-        mode: Literal["step_and_shoot"] = self.choice(found, "delivery", "mode", "step_and_shoot", "delivery.mode")
+        mode: Literal["step_and_shoot", "sliding_window"] = self.choice(
+            found, "delivery", "mode", DeliverySettings.mode, "delivery.mode"
+        )
         most = None
         if "max_segments" in found:
             most = whole_number(found["max_segments"].value, self.problems, "delivery.max_segments", 1, 100_000)

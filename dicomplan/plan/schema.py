@@ -146,8 +146,12 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
     },
     "delivery": {
-        "mode": _choice("Delivery: step_and_shoot.", "step_and_shoot", "sliding_window"),
-        "max_segments": Key("Greatest number of segments of the whole plan.", {"type": "integer", "minimum": 1}),
+        "mode": Key(
+            "Delivery: step_and_shoot (the default) or sliding_window.", {"enum": ["step_and_shoot", "sliding_window"]}
+        ),
+        "max_segments": Key(
+            "Greatest number of segments of the whole plan (step_and_shoot).", {"type": "integer", "minimum": 1}
+        ),
     },
     "report": {"risk": Key("Estimate of the risk of a second cancer.", {"type": "boolean"}, built=False)},
 }

@@ -137,9 +137,9 @@ class DoseSettings:
 
 @dataclass(frozen=True)
 class DeliverySettings:
-    """Delivery mode and the greatest number of segments of the whole plan (None: no limit)."""
+    """Delivery mode and, for step-and-shoot, the greatest number of segments of the whole plan (None: no limit)."""
 
-    mode: Literal["step_and_shoot"] = "step_and_shoot"
+    mode: Literal["step_and_shoot", "sliding_window"] = "step_and_shoot"
     max_segments: int | None = None
 
 

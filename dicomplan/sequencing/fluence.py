@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomplan.beams.delivery import Segment
+from dicomplan.beams.delivery import Segment, stills
 from dicomplan.machine.model import MachineModel
 from dicomplan.sequencing.apertures import open_intervals
 
@@ -98,6 +98,7 @@ def fluence_of_segments(
     edges = np.asarray(x_edges_mm, np.float64)
     if not segments:
         return np.zeros((len(leaf_pairs), len(edges) - 1))
+    segments = stills(segments)
     left, right = open_intervals([segment.aperture for segment in segments], machine)
     rows = slice(leaf_pairs.start, leaf_pairs.stop)
     metersets = np.array([segment.meterset_mu for segment in segments])

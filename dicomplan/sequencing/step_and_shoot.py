@@ -84,10 +84,13 @@ def sequence(
 
 def rounded(segment: Segment) -> Segment:
     """The segment with positions to 0.01 mm and meterset to 0.0001 MU: what a file with these digits reads back as."""
-    aperture = segment.aperture
+    end = None if segment.end is None else _rounded_aperture(segment.end)
+    return Segment(_rounded_aperture(segment.aperture), round(float(segment.meterset_mu), METERSET_DIGITS), end)
+
+
+def _rounded_aperture(aperture: Aperture) -> Aperture:
     leaves: FloatArray = np.round(aperture.leaf_positions_mm, POSITION_DIGITS).astype(np.float64) + 0.0
-    placed = Aperture(leaves, _rounded_pair(aperture.jaw_y_mm), _rounded_pair(aperture.jaw_x_mm))
-    return Segment(placed, round(float(segment.meterset_mu), METERSET_DIGITS))
+    return Aperture(leaves, _rounded_pair(aperture.jaw_y_mm), _rounded_pair(aperture.jaw_x_mm))
 
 
 def with_metersets(segments: Sequence[Segment], metersets_mu: Sequence[float] | FloatArray) -> tuple[Segment, ...]:
