@@ -1,8 +1,8 @@
-"""Fluence maps of a plan into beams with segments: carriage groups, step-and-shoot segments, rounded as printed."""
+"""Fluence maps of a plan into beams: carriage groups, step-and-shoot segments or sliding windows, rounded as printed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from dicomplan.beams.arrangement import beam_name
 from dicomplan.beams.beamlets import BeamletMap
-from dicomplan.beams.delivery import Beam, BeamDelivery
+from dicomplan.beams.delivery import Beam, BeamDelivery, with_meterset
 from dicomplan.machine.model import MachineModel
 from dicomplan.sequencing.apertures import usable_span_mm
 from dicomplan.sequencing.carriage import carriage_groups
 from dicomplan.sequencing.fluence import FluenceError, fluence_error
-from dicomplan.sequencing.step_and_shoot import sequence
+from dicomplan.sequencing.sliding_window import slide
+from dicomplan.sequencing.step_and_shoot import METERSET_DIGITS, rounded, sequence
 
 FloatArray = NDArray[np.float64]
 
@@ -35,11 +36,27 @@ class WantedFluence:
 
 @dataclass(frozen=True)
 class SequencedPlan:
-    """Deliveries of all beams with the fluence that each was to give, and the error left of each optimised beam's."""
+    """Deliveries of all beams with the fluence that each was to give, and the error left of each optimised beam's.
+
+    ``floors_mu``: of sliding windows, what each delivery leaves everywhere in its field at least, MU.
+    """
 
     deliveries: tuple[BeamDelivery, ...]
     errors: tuple[FluenceError, ...]
     wanted: tuple[WantedFluence, ...]
+    floors_mu: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One map as a delivery that has no name yet; ``delivered_mu`` (rows, cols)."""
+
+    delivery: BeamDelivery
+    delivered_mu: FloatArray
+    floor_mu: float | None = None
+
+
+_Sequencer = Callable[[WantedFluence, Beam], _Part]
 
 
 def sequence_plan(
@@ -51,23 +68,87 @@ def sequence_plan(
     fluence rounds to nothing gets none. Beams are numbered anew from 1. Raises NotDeliverableError if a map cannot be
     split into carriage groups.
     """
+
+    def stepped(wanted: WantedFluence, beam: Beam) -> _Part:
+        done = sequence(
+            wanted.fluence_mu, wanted.x_edges_mm, wanted.first_leaf_pair, machine, step_mu=step_mu, seed=seed
+        )
+        return _Part(BeamDelivery(beam, done.segments), done.delivered_mu)
+
+    return _sequenced(maps, fluences_mu, machine, stepped, least_mu=0.25 * step_mu)
+
+
+def slide_plan(maps: Sequence[BeamletMap], fluences_mu: Sequence[FloatArray], machine: MachineModel) -> SequencedPlan:
+    """Sliding windows for the fluence (count,) of each beamlet map; carriage groups and names as in :func:`sequence_plan`.
+
+    A beam of no more than a thousandth of the highest fluence gets none. Raises NotDeliverableError if a map cannot be
+    split into carriage groups or the leaves cannot sweep over it.
+    """
+
+    def swept(wanted: WantedFluence, beam: Beam) -> _Part:
+        done = slide(wanted.fluence_mu, wanted.x_edges_mm, wanted.first_leaf_pair, machine)
+        return _Part(BeamDelivery(beam, done.segments, done.dose_rate_mu_min), done.delivered_mu, done.floor_mu)
+
+    highest = max((float(fluence.max(initial=0.0)) for fluence in fluences_mu), default=0.0)
+    return _sequenced(maps, fluences_mu, machine, swept, least_mu=1e-3 * highest)
+
+
+def _sequenced(
+    maps: Sequence[BeamletMap],
+    fluences_mu: Sequence[FloatArray],
+    machine: MachineModel,
+    sequencer: _Sequencer,
+    least_mu: float,
+) -> SequencedPlan:
     deliveries: list[BeamDelivery] = []
-    errors, sources = [], []
+    errors, sources, floors = [], [], []
     for one, fluence in zip(maps, fluences_mu, strict=True):
         wanted = one.filled(np.maximum(fluence, 0.0))
-        wanted[wanted < 0.25 * step_mu] = 0.0
+        wanted[wanted < least_mu] = 0.0
         delivered = np.zeros_like(wanted)
         groups = carriage_groups(one.x_edges_mm, wanted, usable_span_mm(machine))
         for part, (columns, share) in enumerate(groups):
             edges = one.x_edges_mm[columns.start : columns.stop + 1]
-            done = sequence(wanted[:, columns] * share, edges, one.first_leaf_pair, machine, step_mu=step_mu, seed=seed)
+            source = WantedFluence(wanted[:, columns] * share, edges, one.y_edges_mm, one.first_leaf_pair)
+            suffix = chr(ord("a") + part) if len(groups) > 1 else ""
+            done = sequencer(source, _named(one.beam, len(deliveries) + 1, suffix))
             delivered[:, columns] += done.delivered_mu
-            if done.segments:
-                suffix = chr(ord("a") + part) if len(groups) > 1 else ""
-                deliveries.append(BeamDelivery(_named(one.beam, len(deliveries) + 1, suffix), done.segments))
-                sources.append(WantedFluence(wanted[:, columns] * share, edges, one.y_edges_mm, one.first_leaf_pair))
+            if done.delivery.segments:
+                deliveries.append(done.delivery)
+                sources.append(source)
+                if done.floor_mu is not None:
+                    floors.append(done.floor_mu)
         errors.append(fluence_error(delivered, wanted))
-    return SequencedPlan(tuple(deliveries), tuple(errors), tuple(sources))
+    return SequencedPlan(tuple(deliveries), tuple(errors), tuple(sources), tuple(floors))
+
+
+def parts(delivery: BeamDelivery) -> tuple[BeamDelivery, ...]:
+    """What of a beam has a meterset of its own: each segment, or the whole of a beam that moves."""
+    if delivery.moving:
+        return (delivery,)
+    return tuple(replace(delivery, segments=(segment,)) for segment in delivery.segments)
+
+
+def part_metersets_mu(deliveries: Sequence[BeamDelivery]) -> FloatArray:
+    """Metersets of all :func:`parts` of all beams in order, MU of one fraction."""
+    return np.array([part.meterset_mu for item in deliveries for part in parts(item)], np.float64)
+
+
+def with_part_metersets(deliveries: Sequence[BeamDelivery], metersets_mu: FloatArray) -> tuple[BeamDelivery, ...]:
+    """The deliveries with new metersets of all :func:`parts` in order, to the digits that are printed.
+
+    A moving beam is scaled; its segments keep at least the last digit.
+    """
+    remaining = iter(metersets_mu.tolist())
+    result = []
+    for item in deliveries:
+        scaled = [with_meterset(part, next(remaining) / part.meterset_mu) for part in parts(item)]
+        segments = tuple(rounded(segment) for part in scaled for segment in part.segments)
+        if item.moving:
+            least = 10.0**-METERSET_DIGITS
+            segments = tuple(replace(one, meterset_mu=max(one.meterset_mu, least)) for one in segments)
+        result.append(replace(item, segments=segments, dose_rate_mu_min=scaled[0].dose_rate_mu_min))
+    return tuple(result)
 
 
 def _named(beam: Beam, number: int, suffix: str) -> Beam:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from dicomplan.beams.delivery import BeamDelivery, Segment
+import numpy as np
+
+from dicomplan.beams.delivery import BeamDelivery
 from dicomplan.metrics.dvh import DoseSamples, evaluate
 from dicomplan.metrics.sampling import dose_samples
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.case import Float32Array, PlanningCase
-from dicomplan.sequencing.step_and_shoot import rounded
+from dicomplan.planning.delivering import part_metersets_mu, with_part_metersets
 
 _LEAST, _MOST = 0.2, 5.0  # a plan that needs another factor than this is not of this prescription
 _STEPS = 60
@@ -102,12 +104,4 @@ def scaled_deliveries(
     deliveries: Sequence[BeamDelivery], factor: float, least_mu: float = 0.0
 ) -> tuple[BeamDelivery, ...]:
     """The deliveries with all metersets multiplied, none below ``least_mu``, to the digits that are printed."""
-    return tuple(
-        replace(
-            item,
-            segments=tuple(
-                rounded(Segment(one.aperture, max(one.meterset_mu * factor, least_mu))) for one in item.segments
-            ),
-        )
-        for item in deliveries
-    )
+    return with_part_metersets(deliveries, np.maximum(part_metersets_mu(deliveries) * factor, least_mu))

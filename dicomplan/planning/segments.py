@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.beams.beamlets import BeamletMap
-from dicomplan.beams.delivery import BeamDelivery, Segment
+from dicomplan.beams.delivery import BeamDelivery, with_meterset
 from dicomplan.dose.engines import delivery_plane, direction_planes
 from dicomplan.dose.explicit import DenseInfluence
 from dicomplan.dose.fluence import FluencePlane
@@ -22,10 +22,16 @@ from dicomplan.plan.derive import ObjectiveSpec, Region, tightened
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import PlanningCase, goal_values, plan_loss
-from dicomplan.planning.delivering import SequencedPlan, sequence_plan
+from dicomplan.planning.delivering import (
+    SequencedPlan,
+    part_metersets_mu,
+    parts,
+    sequence_plan,
+    slide_plan,
+    with_part_metersets,
+)
 from dicomplan.planning.imrt import IdealPlan, raised, shifted
 from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
-from dicomplan.sequencing.step_and_shoot import rounded
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
@@ -63,7 +69,9 @@ class DeliveredPlan:
 def sequenced_within(
     maps: Sequence[BeamletMap], ideal: IdealPlan, case: PlanningCase, max_segments: int | None
 ) -> SequencedPlan:
-    """The ideal fluence sequenced, in steps coarse enough for at most ``max_segments`` in the whole plan."""
+    """The ideal fluence as sliding windows, or in steps coarse enough for at most ``max_segments`` in the whole plan."""
+    if case.resolved.template.delivery.mode == "sliding_window":
+        return slide_plan(maps, ideal.fluences_mu, case.machine)
     highest = max(float(fluence.max(initial=0.0)) for fluence in ideal.fluences_mu)
     step = max(highest / _LEVELS, case.machine.min_segment_meterset_mu, 1e-3)
     while True:
@@ -81,23 +89,19 @@ def count_segments(deliveries: Sequence[BeamDelivery]) -> int:
 def segment_influence(
     deliveries: Sequence[BeamDelivery], case: PlanningCase, point_dose: PointDose, cancel: Cancel
 ) -> DenseInfluence:
-    """Dose of each segment for 1 MU at the optimisation voxels."""
+    """Dose of each segment (of a moving beam as a whole) for 1 MU at the optimisation voxels."""
     columns = []
     for item in deliveries:
-        for segment in item.segments:
+        for part in parts(item):
             cancel.check()
-            alone = replace(item, segments=(Segment(segment.aperture, 1.0),))
+            alone = with_meterset(part, 1.0 / part.meterset_mu)
             columns.append(point_dose(alone, delivery_plane(alone, case.machine)) * case.resolved.fractions)
     return DenseInfluence(np.ascontiguousarray(np.stack(columns), dtype=np.float32))
 
 
 def with_plan_metersets(deliveries: Sequence[BeamDelivery], metersets_mu: FloatArray) -> tuple[BeamDelivery, ...]:
     """The deliveries with new metersets (all segments of all beams in order), to the digits that are printed."""
-    remaining = iter(metersets_mu.tolist())
-    return tuple(
-        replace(item, segments=tuple(rounded(Segment(one.aperture, next(remaining))) for one in item.segments))
-        for item in deliveries
-    )
+    return with_part_metersets(deliveries, metersets_mu)
 
 
 @dataclass
@@ -121,7 +125,7 @@ class _Metersets:
     def optimise(self, *, exact: bool) -> DeliveredPlan:
         """Metersets for the present aims, none below the machine's minimum, and the dose that they give."""
         floor = np.full(self.influence.beamlet_count, _MARGIN * self.case.machine.min_segment_meterset_mu)
-        sequenced = np.array([one.meterset_mu for item in self.sequenced.deliveries for one in item.segments])
+        sequenced = part_metersets_mu(self.sequenced.deliveries)
         built = build(tightened(self.specs, self.shifts), self.sets, self.case.resolved.highest_level_gy)
         self.solution = solve(
             self.influence,
@@ -148,7 +152,7 @@ class _Metersets:
 
     def learn(self, plan: DeliveredPlan) -> None:
         """Hold what the plan's dose says otherwise than the optimiser, and pursue what it misses."""
-        metersets = np.array([one.meterset_mu for item in plan.deliveries for one in item.segments])
+        metersets = part_metersets_mu(plan.deliveries)
         accurate = plan.dose.dose_gy.ravel()[self.voxels.indices].astype(np.float64)
         self.difference = accurate - np.asarray(self.influence.forward(metersets), dtype=np.float64)
         self.specs, self.shifts = raised(self.specs, plan.values, _RAISE), shifted(self.shifts, plan.values)
