@@ -9,9 +9,11 @@ import pytest
 from collapsed_cone_cases import beam, box, dose_of, frame, half_lung, rectangle
 
 from dicomplan.dose import _kernels_collapsed_cone as kernels
-from dicomplan.dose.collapsed_cone import SHARPEN, transport
+from dicomplan.dose.collapsed_cone import SHARPEN
+from dicomplan.dose.electron_return import electron_return
 from dicomplan.dose.kernel_fit import ConeSet, cone_set, fit_kernel
 from dicomplan.dose.terma import Terma, terma
+from dicomplan.dose.transport import DENSER, transport
 from dicomplan.geometry.grid import VoxelGrid
 from dicomplan.patient.density import DensityVolume
 
@@ -78,7 +80,7 @@ def test_a_point_and_its_receiver_may_change_places():
         direction = sign * np.concatenate([vector, vector / np.linalg.norm(vector)])
         kernels.march(
             nothing, scatter, density, kernels.source_ranges(nothing, scatter), dose, np.array([1e5, 0.0, 0.0]), *steps,
-            direction, table, np.array([-1.0, 1.0]), 0.5,
+            direction, table, np.array([-1.0, 1.0]), 0.5, DENSER,
         )  # fmt: skip
         return float(dose[receiver])
 
@@ -179,3 +181,45 @@ def test_the_shares_of_every_cone_set_are_positive_and_complete():
         # as much momentum as the kernel carries forward
         forward = float((kernel.primary * np.cos(kernel.angle_rad)).sum())
         assert (on_axis[1] * cones.direction[:, 2]).sum() / on_axis[1].sum() == pytest.approx(forward, abs=0.01)
+
+
+def test_electrons_that_come_back_keep_the_energy():
+    """In water with lung, bone and gold far from the edges of the grid."""
+    volume = box((24, 40, 24), 5.0)
+    volume.mass_g_cm3[:, 10:14] = 0.26
+    volume.mass_g_cm3[:, 14:18] = 1.85
+    volume.mass_g_cm3[:, 22:24] = 19.3
+    released = terma(rectangle(), frame(), volume, beam(), sharpen=SHARPEN)
+    released.primary[:, :6] = released.primary[:, -6:] = 0.0
+    change, kept = electron_return(released, frame(), fit_kernel(beam()))
+    energy = float((change.astype(np.float64) * released.electron_relative).sum())
+    moved = float((np.abs(change).astype(np.float64) * released.electron_relative).sum())
+    assert moved > 0.01 * float(released.primary.sum(dtype=np.float64))
+    assert energy == pytest.approx(float((released.kept - kept).sum(dtype=np.float64)), abs=1e-3 * moved)
+
+
+def test_water_far_from_boundaries_keeps_its_dose_and_the_exit_loses():
+    volume = box((24, 60, 24), 2.5)
+    released = terma(rectangle((-20.0, 20.0), (-20.0, 20.0)), frame(), volume, beam(), sharpen=SHARPEN)
+    axis = (slice(11, 13), slice(None), slice(11, 13))
+    dose = transport(released, frame(), cone_set(fit_kernel(beam()), 48))[axis].mean(axis=(0, 2))
+    change = electron_return(released, frame(), fit_kernel(beam()))[0][axis].mean(axis=(0, 2))
+    ratio = change / dose
+    assert np.abs(ratio[20:-8]).max() < 2e-3
+    assert (ratio[:2] > 0.01).all()
+    # less than the share that water sends back, at most
+    assert -0.10 < ratio[-1] < -0.02
+    assert (np.diff(ratio[-5:]) < 0).all()
+
+
+@pytest.mark.parametrize(("density", "sign"), [(0.001, -1.0), (1.85, 1.0), (19.3, 1.0)])
+def test_dose_before_a_layer_falls_with_air_and_rises_with_bone_and_gold(density, sign):
+    volume = box((16, 40, 16), 1.0)
+    volume.mass_g_cm3[:, 30:] = density
+    released = terma(rectangle(), frame(), volume, beam(), sharpen=SHARPEN)
+    change = electron_return(released, frame(), fit_kernel(beam()))[0][8, :, 8]
+    water = box((16, 40, 16), 1.0)
+    plain = electron_return(terma(rectangle(), frame(), water, beam(), sharpen=SHARPEN), frame(), fit_kernel(beam()))[0]
+    extra = sign * (change[20:30] - plain[8, 20:30, 8])
+    assert (extra > 0).all()
+    assert (np.diff(extra) > 0).all()

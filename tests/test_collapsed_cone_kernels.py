@@ -12,6 +12,7 @@ import pytest
 from twins.collapsed_cone_twins import march
 
 from dicomplan.dose import _kernels_collapsed_cone as kernels
+from dicomplan.dose.transport import DENSER
 
 TABLE = np.array([[4.0, 0.5, -1.0], [0.02, 0.01, 0.005], [0.06, 0.01, 0.0], [0.4, 0.1, 0.0], [0.01, 0.005, 0.002]])
 
@@ -44,8 +45,8 @@ def test_a_direction_is_that_of_the_slow_twin(seed, distance_mm, tolerance):
     dose = np.zeros(density.shape, dtype=np.float32)
     limits = np.array([-1.0, 1.0])
     ranges = kernels.source_ranges(primary, scatter)
-    kernels.march(primary, scatter, density, ranges, dose, origin, *steps, direction, TABLE, limits, step_cm)
-    expected = march(primary, scatter, density, origin, *steps, direction, TABLE, step_cm)
+    kernels.march(primary, scatter, density, ranges, dose, origin, *steps, direction, TABLE, limits, step_cm, DENSER)
+    expected = march(primary, scatter, density, origin, *steps, direction, TABLE, step_cm, DENSER)
     assert np.abs(dose - expected).max() <= tolerance * expected.max()
 
 
@@ -58,8 +59,8 @@ def test_sources_of_a_few_rows_are_found_from_every_line():
     dose = np.zeros(density.shape, dtype=np.float32)
     ranges = kernels.source_ranges(primary, scatter)
     limits = np.array([-1.0, 1.0])
-    kernels.march(primary, scatter, density, ranges, dose, origin, *steps, direction, TABLE, limits, step_cm)
-    expected = march(primary, scatter, density, origin, *steps, direction, TABLE, step_cm)
+    kernels.march(primary, scatter, density, ranges, dose, origin, *steps, direction, TABLE, limits, step_cm, DENSER)
+    expected = march(primary, scatter, density, origin, *steps, direction, TABLE, step_cm, DENSER)
     assert np.abs(dose - expected).max() <= 3e-6 * np.abs(expected).max()
 
 

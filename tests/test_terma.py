@@ -62,7 +62,7 @@ def test_terma_of_one_energy_is_fluence_times_attenuation_times_energy(energy_me
     assert not total[outside].any()
 
 
-@pytest.mark.parametrize("sharpen", [0.0, 1.0 / 12.0])
+@pytest.mark.parametrize("sharpen", [(0.0, 0.0), (1.0 / 12.0, 0.0), (0.3, 0.03)])
 @pytest.mark.parametrize("angles", [(0.0, 0.0), (0.0, 30.0), (37.0, 20.0)])
 def test_field_edges_within_voxels_keep_the_photons(angles, sharpen):
     """Energy released in almost nothing: the field's area times the path through the box, whatever the angles.

@@ -12,8 +12,10 @@ FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int32]
 Quadratic = tuple[np.float32, np.float32, np.float32]
+Triple = tuple[np.float32, np.float32, np.float32]
 
 _ONE = np.float32(1.0)
+_NONE = np.float32(0.0)
 _FLOOR = np.float32(1e-6)
 _CEILING = np.float32(50.0)
 _SMALL = np.float32(0.1)
@@ -155,19 +157,24 @@ def _carry_primary(
     step: np.float32,
     rate: Quadratic,
     share: Quadratic,
+    denser: Triple,
 ) -> None:
     """Primary energy along a row of lines: the exact solution of the transport equation in each voxel.
 
     ``rate`` (exponent x step) and ``share`` are quadratics in the place along the row. ``flux`` moves on one plane;
-    ``deposit`` becomes the dose x step.
+    ``deposit`` becomes the dose x step. Above the first density of ``denser`` by x, the exponent is 1 + second x /
+    (1 + third x) times as large.
     """
     a0, a1, a2 = rate
     s0, s1, s2 = share
+    from_density, slope, level = denser
     for c in range(deposit.shape[0]):
         place = np.float32(c)
         thick = max(density[c], _FLOOR)
+        above = max(thick - from_density, _NONE)
         # in dense metal all stops in the voxel: the exponent is held so that the exponential stays a number
-        a = min(a0 + place * (a1 + place * a2), _CEILING / thick)
+        a = (a0 + place * (a1 + place * a2)) * (_ONE + slope * above / (_ONE + level * above))
+        a = min(a, _CEILING / thick)
         x = a * thick
         e = _grow(x)
         inverse = _ONE / (x * (_ONE + e))
@@ -281,13 +288,15 @@ def march(
     table: FloatArray,
     limits: FloatArray,
     step_cm: float,
+    denser: FloatArray,
 ) -> None:
     """Adds to ``dose`` what one cone direction carries through the grid; see collapsed_cone.py for the method.
 
     Volumes are float32 (m, u, v), m being the axis that the direction follows most. ``origin`` is the centre of voxel
     (0, 0, 0) seen from the source, ``step_*`` the vectors from voxel to voxel, ``direction`` in index steps
     (m, u, v, cosine vector 3). ``table`` (5, 3): exponent and share of primary energy; exponent, fraction of the second
-    generation and share of scattered energy, as quadratics of the cosine to the ray, held within ``limits``.
+    generation and share of scattered energy, as quadratics of the cosine to the ray, held within ``limits``. ``denser``: see
+    :func:`_carry_primary`.
     """
     planes, rows, width = dose.shape
     forward = direction[0] > 0
@@ -304,6 +313,7 @@ def march(
     released = np.zeros(width + 1, dtype=np.float32)
     deposit = np.zeros(width + 2, dtype=np.float32)
     corner = np.empty(3)
+    harder = (np.float32(denser[0]), np.float32(denser[1]), np.float32(denser[2]))
     step = np.float32(step_cm)
     inverse_step = np.float32(1.0 / step_cm)
     for count in range(planes):
@@ -352,7 +362,7 @@ def march(
             else:
                 released[:n] = 0
             lines = slice(base_v + first, base_v + last)
-            _carry_primary(dense[:n], released[:n], flux[0, line, lines], arrived, step, rate_p, share_p)
+            _carry_primary(dense[:n], released[:n], flux[0, line, lines], arrived, step, rate_p, share_p, harder)
             if fed:
                 _blend_rows(scatter[m], u, share_u, first - 1, last, row)
                 _blend(row[first:last], row[first + 1 : last + 1], share_v, released[:n])
@@ -393,6 +403,7 @@ def march_all(
     tables: FloatArray,
     limits: FloatArray,
     steps_cm: FloatArray,
+    denser: FloatArray,
 ) -> None:
     """Sweeps every direction; each of ``groups`` (n, m, u, v) sums a fixed set of them, so bits do not depend on threads."""
     count = groups.shape[0]
@@ -400,5 +411,5 @@ def march_all(
         for index in range(group, directions.shape[0], count):
             march(
                 primary, scatter, density, ranges, groups[group], origin, step_m, step_u, step_v, directions[index],
-                tables[index], limits[index], steps_cm[index],
+                tables[index], limits[index], steps_cm[index], denser,
             )  # fmt: skip

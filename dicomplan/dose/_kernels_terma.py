@@ -36,6 +36,16 @@ def _box_mean(cumulative: FloatArray, x: float, y: float, half_x: float, half_y:
 
 
 @kernel()
+def _around(cumulative: FloatArray, x: float, y: float, half_x: float, half_y: float, away: float) -> float:
+    """Sum of the means over the four boxes ``away`` half widths beside a box, along x and y."""
+    total = _box_mean(cumulative, x - away * half_x, y, half_x, half_y)
+    total += _box_mean(cumulative, x + away * half_x, y, half_x, half_y)
+    total += _box_mean(cumulative, x, y - away * half_y, half_x, half_y)
+    total += _box_mean(cumulative, x, y + away * half_y, half_x, half_y)
+    return total
+
+
+@kernel()
 def _first_voxel(
     enter: float, source: float, delta: float, start: float, step: float, count: int
 ) -> tuple[int, int, float, float]:
@@ -131,7 +141,8 @@ def terma(
     depth_step: float,
     tables: FloatArray,
     energies: FloatArray,
-    sharpen: float,
+    near: float,
+    far: float,
     softening: float,
     primary: Float32Array,
     scatter: Float32Array,
@@ -143,16 +154,16 @@ def terma(
     ``axes`` (3, 3): x, y, z axis of the beam limiting device in local coordinates. ``tables`` (rows, depths) over the
     water-equivalent path: primary, scatter, their extra release per fraction of bone (2 rows), log attenuation
     per g/cm2 of bone (1 row). ``energies`` (3 + materials, bins): photons x energy x Gy per MeV/g, primary
-    fraction, attenuation of water, and of each material beyond its electrons. ``sharpen`` times the second differences of
-    the mean fluence from box to box are taken off. ``softening`` (per mm): paths count 1 + softening x radius in the
-    isocentre plane times.
+    fraction, attenuation of water, and of each material beyond its electrons. ``near`` times the second differences of
+    the mean fluence from box to box are taken off, ``far`` times those to the next but one put back. ``softening`` (per mm):
+    paths count 1 + softening x radius in the isocentre plane times.
     """
     nz, ny, nx = mass.shape
     materials = excess.shape[0]
     width_x = np.sqrt((axes[0, 0] * step[0]) ** 2 + (axes[0, 1] * step[1]) ** 2 + (axes[0, 2] * step[2]) ** 2)
     width_y = np.sqrt((axes[1, 0] * step[0]) ** 2 + (axes[1, 1] * step[1]) ** 2 + (axes[1, 2] * step[2]) ** 2)
     last = tables.shape[1] - 2
-    reach = 3.0 if sharpen > 0.0 else 1.0
+    reach = 5.0 if near > 0.0 or far > 0.0 else 1.0
     for z in prange(nz):
         paths = np.empty(1 + materials)
         local = np.empty(materials)
@@ -180,12 +191,10 @@ def terma(
                 cx, cy = (px - plane_origin[0]) / plane_step[0], (py - plane_origin[1]) / plane_step[1]
                 hx, hy = half_x / plane_step[0], half_y / plane_step[1]
                 opening = _box_mean(cumulative, cx, cy, hx, hy)
-                if sharpen > 0.0:
-                    around = _box_mean(cumulative, cx - 2.0 * hx, cy, hx, hy)
-                    around += _box_mean(cumulative, cx + 2.0 * hx, cy, hx, hy)
-                    around += _box_mean(cumulative, cx, cy - 2.0 * hy, hx, hy)
-                    around += _box_mean(cumulative, cx, cy + 2.0 * hy, hx, hy)
-                    opening += sharpen * (4.0 * opening - around)
+                if reach > 1.0:
+                    mean = opening
+                    opening += near * (4.0 * mean - _around(cumulative, cx, cy, hx, hy, 2.0))
+                    opening -= far * (4.0 * mean - _around(cumulative, cx, cy, hx, hy, 4.0))
                 if opening == 0.0:
                     continue
                 _trace(mass, electron, start, step, source, target, knots, excess, paths)

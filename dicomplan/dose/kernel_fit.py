@@ -178,7 +178,7 @@ def cone_set(kernel: PolyKernel, count: int) -> ConeSet:
         table, limit = _tilt_table(kernel, low, high, sector_count, middle)
         for sector in range(sector_count):
             # turned by the golden angle from ring to ring, so that directions do not line up
-            azimuth = 2.0 * np.pi * (sector / sector_count + 0.381966 * ring + 0.11)
+            azimuth = 2.0 * np.pi * (sector / sector_count + 0.381966 * ring + 0.05)
             directions.append(
                 [np.sin(middle) * np.cos(azimuth), np.sin(middle) * np.sin(azimuth), float(np.cos(middle))]
             )
@@ -195,7 +195,7 @@ def _density_per_sr(kernel: PolyKernel, share: FloatArray, angle_rad: FloatArray
 
 def _mean_angle(kernel: PolyKernel, low: float, high: float) -> float:
     angle = np.linspace(low, high, 101)
-    weight = _density_per_sr(kernel, kernel.primary + kernel.scatter, angle) * np.sin(angle)
+    weight = _density_per_sr(kernel, 2.0 * kernel.primary + kernel.scatter, angle) * np.sin(angle)
     return float(np.arccos((weight * np.cos(angle)).sum() / weight.sum()))
 
 
@@ -203,8 +203,8 @@ def _rings(kernel: PolyKernel, count: int) -> tuple[FloatArray, list[int]]:
     """Ring edges (rad) and the number of sectors in each; cells are about as wide as long."""
     angle = np.linspace(0.0, np.pi, 721)
     density = _density_per_sr(kernel, 0.5 * kernel.primary + 0.5 * kernel.scatter, angle)
-    # cell size falls with the energy carried, but slowly: every direction matters for scatter from far away
-    size = np.clip((density / density[0]) ** -0.25, 1.0, 2.2)
+    # finest where most energy goes, so that cells carry alike: streaks outside of a field are half of those of even cells
+    size = np.clip((density / density[0]) ** -0.5, 1.0, 4.0)
 
     def layout(scale: float) -> tuple[list[float], list[int]]:
         edges, sectors = [0.0], []

@@ -125,7 +125,7 @@ def terma(
     density: DensityVolume,
     beam: BeamModel,
     kernels: PointKernels | None = None,
-    sharpen: float = 0.0,
+    sharpen: tuple[float, float] = (0.0, 0.0),
 ) -> Terma:
     """Energy released in every voxel for ``fluence`` x 1 photon/cm2 on the axis at the isocentre plane.
 
@@ -134,8 +134,8 @@ def terma(
     the coefficients of water, plus what bone, titanium and gold attenuate beyond their electrons. Outside of the
     density's grid there is nothing. The fluence is that of an isotropic point source: per cm2 square to the ray it
     falls with the inverse square of the distance. Off the axis the path counts 1 + softening x radius times.
-    ``sharpen``: how much of the fluence's second differences from voxel to voxel is taken off, for a transport that blurs
-    the edges it gets; the sum stays, voxels just outside an edge go below 0.
+    ``sharpen``: how much of the fluence's second differences to the next voxels is taken off, and of those to the ones after
+    put back, for a transport that blurs the edges it gets; the sum stays, voxels just outside an edge go below 0.
     """
     from dicomplan.dose import _kernels_terma
 
@@ -175,7 +175,7 @@ def terma(
             _DEPTH_STEP_CM,
             depth_tables(spectrum),
             spectrum,
-            sharpen,
+            *sharpen,
             beam.softening_per_mm,
             primary,
             scatter,

@@ -21,7 +21,7 @@ def sample(plane, u, v):
     return total
 
 
-def march(primary, scatter, density, origin, step_m, step_u, step_v, direction, table, step_cm):
+def march(primary, scatter, density, origin, step_m, step_u, step_v, direction, table, step_cm, denser):
     """Dose of one direction: each line of the lattice on its own, plane by plane, in double precision."""
     planes, rows, width = density.shape
     dose = np.zeros(density.shape)
@@ -41,7 +41,8 @@ def march(primary, scatter, density, origin, step_m, step_u, step_v, direction, 
                 release_p = sample(primary[m], u, v) * p * step_cm
                 release_s = sample(scatter[m], u, v) * s * step_cm
                 # within the voxel: F' = q - a rho F; the second generation is fed with what the first loses
-                x = a * thick
+                above = max(thick / step_cm - denser[0], 0.0)
+                x = a * (1.0 + denser[1] * above / (1.0 + denser[2] * above)) * thick
                 after = first * math.exp(-x) + release_p * (1.0 - math.exp(-x)) / x
                 deposited = first + release_p - after
                 first = after
