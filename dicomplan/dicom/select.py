@@ -54,7 +54,9 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class _References:
+class References:
+    """What an RTSTRUCT refers to: UIDs of CT series, of images, and of frames of reference."""
+
     series: frozenset[str]
     images: frozenset[str]
     frames: frozenset[str]
@@ -193,7 +195,8 @@ def _check_one_study(all_series: Sequence[Series]) -> None:
             )
 
 
-def _references(dataset: Dataset) -> _References:
+def references_of(dataset: Dataset) -> References:
+    """The identifiers that an RTSTRUCT refers to, wherever it names them. Raises InputError for unreadable ones."""
     series: set[str] = set()
     images: set[str] = set()
     frames = {at.text(dataset, "FrameOfReferenceUID")}
@@ -208,7 +211,7 @@ def _references(dataset: Dataset) -> _References:
     for roi in at.items(dataset, "ROIContourSequence"):
         for contour in at.items(roi, "ContourSequence"):
             images.update(referenced_images(contour))
-    return _References(frozenset(series - {""}), frozenset(images - {""}), frozenset(frames - {""}))
+    return References(frozenset(series - {""}), frozenset(images - {""}), frozenset(frames - {""}))
 
 
 def series_of(
@@ -228,7 +231,7 @@ def _series_of(item: DicomObject, all_series: Sequence[Series], repair: bool) ->
     same_patient = [series for series in all_series if _patient_fits(item, series)]
     if not same_patient:
         raise _another_patient(item)
-    references = _references(dataset)
+    references = references_of(dataset)
     same_frame = [
         series for series in same_patient if not references.frames or series.frames & {"", *references.frames}
     ]

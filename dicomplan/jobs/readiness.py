@@ -1,0 +1,286 @@
+"""Which studies of the inbox can be planned now, which wait for what, and which never will: a pure function.
+
+Files arrive in any order: what is decided here depends on what is there, on how long each has been quiet, and on
+nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dicomplan.dicom.read_structures import COVER_TOLERANCE_MM
+from dicomplan.jobs.contents import Content, SliceGeometry, StructureReferences
+
+_STEP_TOLERANCE_MM = 0.05
+"""Distances of neighbouring slices may differ by this and still count as one; the reader decides with its own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Present:
+    """An object that can be had: its content, where its file lies, the file's hash, and since when (monotonic s).
+
+    ``fresh``: no job has had it as input yet. ``in_zip``: it may only be planned with what came in the same zip.
+    ``hurried``: a ``.ready`` file says that its folder is complete.
+    """
+
+    content: Content
+    path: str
+    container_sha256: str
+    since_s: float
+    fresh: bool
+    in_zip: bool = False
+    hurried: bool = False
+
+
+@dataclass(frozen=True)
+class Waits:
+    """How long, in s: ``quiet``: since the last change of a study; ``structures``: CT without RTSTRUCT; ``give_up``:
+    RTSTRUCT without its images, and files that cannot be read."""
+
+    quiet_s: float = 20.0
+    structures_s: float = 7 * 86400.0
+    give_up_s: float = 15 * 60.0
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A study to be planned: structure set, CT slices, and objects of the study that only move with it."""
+
+    structure_set: Present
+    slices: tuple[Present, ...]
+    others: tuple[Present, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Refused:
+    """Objects that will never be planned on, and why."""
+
+    objects: tuple[Present, ...]
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """Objects that wait, and for what."""
+
+    objects: tuple[Present, ...]
+    reason: str
+
+
+Decision = Ready | Refused | Waiting
+Choose = Callable[[Sequence[Present]], Sequence[Present]]
+"""The structure sets among several that a rule means (all of them where it means none)."""
+
+
+def decide(
+    objects: Sequence[Present],
+    now_s: float,
+    waits: Waits,
+    *,
+    choose: Choose = lambda found: found,
+    busy_folders: frozenset[str] = frozenset(),
+) -> list[Decision]:
+    """What is to happen with each structure set, and with what belongs to none.
+
+    ``objects`` hold each SOP instance UID with each content at most once. ``busy_folders``: folders in which a file is
+    still being written; a CT that the structure set does not list image by image waits for them.
+    """
+    clashing = _clashes(objects)
+    decisions: list[Decision] = [clash for clash, _ in clashing.values()]
+    bad = {id(one) for _, involved in clashing.values() for one in involved}
+    slices = [one for one in objects if one.content.kind == "CT" and id(one) not in bad]
+    sets = [one for one in objects if one.content.kind == "RTSTRUCT" and id(one) not in bad]
+    used: set[int] = set(bad)
+    by_place: dict[str, list[Decision]] = {}
+    for one in sets:
+        decision = _of_set(one, slices, now_s, waits, busy_folders)
+        place = decision.slices[0].content.series_uid if isinstance(decision, Ready) else ""
+        used |= {id(item) for item in _objects(decision)}
+        by_place.setdefault(place, []).append(decision)
+    for place, found in by_place.items():
+        decisions += _one_each(found, choose) if place else found
+    decisions = [_with_others(one, objects, used) for one in decisions]
+    for one in decisions:
+        used |= {id(item) for item in _objects(one)}
+    decisions += _left_over([one for one in objects if id(one) not in used and one.fresh], now_s, waits)
+    return decisions
+
+
+def _objects(decision: Decision) -> tuple[Present, ...]:
+    if isinstance(decision, Ready):
+        return (decision.structure_set, *decision.slices, *decision.others)
+    return decision.objects
+
+
+def _clashes(objects: Sequence[Present]) -> dict[str, tuple[Refused, list[Present]]]:
+    """By UID: objects of one SOP instance UID with different content. A new one is refused against one in a job."""
+    groups: dict[str, list[Present]] = {}
+    for one in objects:
+        groups.setdefault(one.content.uid, []).append(one)
+    found = {}
+    for uid, group in groups.items():
+        if len({one.content.sha256 for one in group}) > 1:
+            fresh = [one for one in group if one.fresh]
+            if not fresh:
+                continue
+            reason = f"{len(group)} files have the SOP instance UID {uid} with different content"
+            found[uid] = (Refused(tuple(fresh), reason), fresh)
+    return found
+
+
+def _of_set(
+    one: Present, slices: Sequence[Present], now_s: float, waits: Waits, busy_folders: frozenset[str]
+) -> Decision:
+    refers = one.content.structures
+    assert refers is not None
+    within = [item for item in slices if _may_join(one, item)]
+    wanted = [item for item in within if item.content.uid in refers.images]
+    series = {item.content.series_uid for item in wanted}
+    if not series:
+        series = {item.content.series_uid for item in within if item.content.series_uid in refers.series}
+    if not series:
+        series = {uid for uid, frame in _frames(within).items() if frame in refers.frames}
+        covering = [uid for uid in series if _covers(_of_series(within, {uid}), refers)]
+        series = set(covering) if len(covering) == 1 else series
+    group = _of_series(within, series)
+    if any(item.content.patient != one.content.patient for item in group):
+        return (
+            Refused((one,), "the structure set is of another patient than the CT") if one.fresh else Waiting((one,), "")
+        )
+    missing = len(refers.images) - len({item.content.uid for item in wanted})
+    complete = bool(refers.images) and not missing
+    regular = _gap_free(group)
+    members = (one, *group)
+    newest = max(item.since_s for item in members)
+    quiet = now_s - newest >= waits.quiet_s or all(item.hurried for item in members if item.fresh)
+    late = now_s - newest >= waits.give_up_s
+    if len(series) > 1:
+        if late and one.fresh:
+            return Refused(members, f"{len(series)} CT series could be meant by the structure set")
+        return Waiting(members, "several CT series could be meant")
+    if not group or not ((complete and regular) or (regular and _covers(group, refers))):
+        if not late or not one.fresh:
+            return Waiting(members, _lacking(missing, len(refers.images), bool(group), regular))
+        if complete:
+            # as complete as it says: the reader's own reason stands in the refusal
+            return Ready(one, tuple(group))
+        return Refused(members, _lacking(missing, len(refers.images), bool(group), regular))
+    if not quiet:
+        return Waiting(members, "not quiet yet")
+    if not complete and not late and {_folder(item.path) for item in members} & busy_folders:
+        return Waiting(members, "files beside it are still being written")
+    return Ready(one, tuple(group))
+
+
+def _lacking(missing: int, of: int, any_slices: bool, regular: bool) -> str:
+    if missing and of:
+        return f"{missing} of the {of} images that the structure set refers to are missing"
+    if not any_slices:
+        return "the CT of the structure set is missing"
+    return "the CT does not cover the contours" if regular else "slices of the CT are missing"
+
+
+def _may_join(one: Present, item: Present) -> bool:
+    """A zip holds one study: what came in it is planned with nothing else (unless a job had it already)."""
+    if one.fresh and item.fresh and (one.in_zip or item.in_zip):
+        return one.container_sha256 == item.container_sha256
+    return True
+
+
+def _frames(slices: Sequence[Present]) -> dict[str, str]:
+    return {item.content.series_uid: item.content.frame_uid for item in slices}
+
+
+def _of_series(slices: Sequence[Present], series: set[str]) -> list[Present]:
+    """Slices of some series, each once."""
+    found: dict[tuple[str, str], Present] = {}
+    for item in slices:
+        if item.content.series_uid in series:
+            found.setdefault((item.content.uid, item.content.sha256), item)
+    return list(found.values())
+
+
+def _normal(first: SliceGeometry) -> np.ndarray:
+    return np.cross(first.row_axis, first.column_axis)
+
+
+def _gap_free(group: Sequence[Present]) -> bool:
+    """Whether the slices stand at equal distances; true for images whose positions are not told slice by slice."""
+    places = [item.content.slice for item in group]
+    known = [place for place in places if place is not None]
+    if not known or len(known) < len(places):
+        return bool(places)
+    along = np.sort(np.array([place.origin_mm for place in known]) @ _normal(known[0]))
+    steps = np.diff(along)
+    return len(steps) == 0 or bool(steps.max() - steps.min() <= _STEP_TOLERANCE_MM)
+
+
+def _covers(group: Sequence[Present], refers: StructureReferences) -> bool:
+    """Whether a series covers the box of all contours along its normal and in its planes."""
+    known = [item.content.slice for item in group if item.content.slice is not None]
+    if len(known) < 2 or len(known) < len(group) or refers.low_mm is None or refers.high_mm is None:
+        return False
+    first = known[0]
+    axes = np.array([_normal(first), first.column_axis, first.row_axis])
+    at_mm = np.array([place.origin_mm for place in known]) @ axes.T
+    half = 0.5 * np.array([float(np.diff(np.sort(at_mm[:, 0])).min()), *first.spacing_mm])
+    low, high = at_mm.min(axis=0) - half, at_mm.max(axis=0) - half
+    high += np.array([2 * half[0], first.spacing_mm[0] * first.matrix[0], first.spacing_mm[1] * first.matrix[1]])
+    corners = np.array([refers.low_mm, refers.high_mm]) @ axes.T
+    inside_low = corners.min(axis=0) >= low - COVER_TOLERANCE_MM
+    return bool(inside_low.all() and (corners.max(axis=0) <= high + COVER_TOLERANCE_MM).all())
+
+
+def _one_each(found: Sequence[Decision], choose: Choose) -> list[Decision]:
+    """Several structure sets for one CT: those that a job has had stay apart, new ones must be one."""
+    ready = [one for one in found if isinstance(one, Ready)]
+    old = [one for one in ready if not one.structure_set.fresh]
+    new = [one for one in ready if one.structure_set.fresh]
+    if len(new) > 1:
+        chosen = {id(item) for item in choose([one.structure_set for one in new])}
+        kept = [one for one in new if id(one.structure_set) in chosen]
+        if len(kept) == 1:
+            others = tuple(one.structure_set for one in new if one is not kept[0])
+            return [*old, Ready(kept[0].structure_set, kept[0].slices, others)]
+        uids = ", ".join(sorted(one.structure_set.content.uid for one in new))
+        fresh = tuple(item for item in new[0].slices if item.fresh)
+        reason = f"{len(new)} structure sets could be meant: {uids}"
+        return [*old, Refused((*(one.structure_set for one in new), *fresh), reason)]
+    return [*old, *new]
+
+
+def _with_others(decision: Decision, objects: Sequence[Present], used: set[int]) -> Decision:
+    """Images and plans of the same study and patient that nothing is planned on move with the study."""
+    if not isinstance(decision, Ready):
+        return decision
+    key = {(one.content.study_uid, one.content.patient) for one in (decision.structure_set, *decision.slices)}
+    others = tuple(
+        one
+        for one in objects
+        if id(one) not in used
+        and one.content.kind not in ("CT", "RTSTRUCT")
+        and (one.content.study_uid, one.content.patient) in key
+    )
+    return Ready(decision.structure_set, decision.slices, (*decision.others, *others))
+
+
+def _left_over(rest: Sequence[Present], now_s: float, waits: Waits) -> list[Decision]:
+    """CT without RTSTRUCT, and anything else that belongs to no structure set: by study."""
+    groups: dict[tuple[str, str], list[Present]] = {}
+    for one in rest:
+        groups.setdefault((one.content.study_uid, one.content.series_uid), []).append(one)
+    decisions: list[Decision] = []
+    for group in groups.values():
+        waited = now_s - max(one.since_s for one in group)
+        if waited >= waits.structures_s:
+            decisions.append(Refused(tuple(group), "no structure set came for these images"))
+        else:
+            decisions.append(Waiting(tuple(group), "waits for a structure set"))
+    return decisions
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
