@@ -223,7 +223,7 @@ def test_steps_are_fine_enough(first: float, gap: float, last: float, end_gap: f
     """Against steps 20 times finer: an edge that crosses a pixel in one step errs by an eighth of it, two by a quarter."""
     from dicomplan.dicom.control_points import ControlPoint
     from dicomplan.beams.delivery import stills
-    from dicomplan.dicom.planned_beams import _segment
+    from dicomplan.dicom.planned_beams import interval_segment
 
     def point(aperture: Aperture, weight: float) -> ControlPoint:
         positions = {
@@ -234,7 +234,7 @@ def test_steps_are_fine_enough(first: float, gap: float, last: float, end_gap: f
         return ControlPoint(weight, 0.0, 0.0, 0.0, "", CENTER, 6.0, positions, {})
 
     start, stop = window_at(first, first + gap), window_at(last, last + end_gap)
-    segments = stills([_segment(point(start, 0.0), point(stop, 1.0), 100.0, MACHINE, 1)])
+    segments = stills([interval_segment(point(start, 0.0), point(stop, 1.0), 100.0, MACHINE, 1)])
     travel = max(abs(last - first), abs(last + end_gap - first - gap))
     assert len(segments) >= travel / TRAVEL_STEP_MM
     fine = []

@@ -97,7 +97,7 @@ def _beam(
     unit = at.text(stored, "PrimaryDosimeterUnit").upper()
     if unit not in ("", "MU"):
         raise InputError(f"beam {number}: found {unit}, expected MU", tag=at.tag_name("PrimaryDosimeterUnit"))
-    _check_machine(beam, stored, machine, file)
+    check_machine(beam, stored, machine, file)
     _check_table(stored, number, file)
     for mode in at.items(stored, "PrimaryFluenceModeSequence"):
         if at.text(mode, "FluenceMode").upper() == "NON_STANDARD":
@@ -131,7 +131,7 @@ def _beam(
             continue
         _check_still(start, points[0], number)
         _check_still(end, points[0], number)
-        segments.append(_segment(start, end, meterset * (high - low) / final, machine, number))
+        segments.append(interval_segment(start, end, meterset * (high - low) / final, machine, number))
     first = points[0]
     if len(first.isocenter_mm) != 3:
         raise InputError(f"beam {number}: is missing", tag=at.tag_name("IsocenterPosition"))
@@ -156,7 +156,8 @@ def _angles(point: ControlPoint, number: int) -> tuple[float, float, float]:
     return point.gantry_angle_deg or 0.0, point.collimator_angle_deg or 0.0, point.couch_angle_deg or 0.0
 
 
-def _check_machine(beam: RecordedBeam, stored: Dataset, machine: MachineModel, file: str) -> None:
+def check_machine(beam: RecordedBeam, stored: Dataset, machine: MachineModel, file: str) -> None:
+    """Raises MachineError where energy, distance of source and axis, jaws or leaf boundaries are not the machine's."""
     number = beam.number
     energies = {point.nominal_energy for point in beam.control_points if point.nominal_energy is not None}
     if not energies:
@@ -260,7 +261,13 @@ def _check_still(point: ControlPoint, first: ControlPoint, number: int) -> None:
         raise InputError(f"beam {number} changes its isocentre", tag=at.tag_name("IsocenterPosition"))
 
 
-def _segment(start: ControlPoint, end: ControlPoint, meterset_mu: float, machine: MachineModel, number: int) -> Segment:
+def interval_segment(
+    start: ControlPoint, end: ControlPoint, meterset_mu: float, machine: MachineModel, number: int
+) -> Segment:
+    """What happens between two control points, positions in mm at isocentre; ``meterset_mu`` of one fraction.
+
+    Raises InputError for positions that are missing, overlap or are of another number than the machine's.
+    """
     before, after = ({kind: np.array(values) for kind, values in at_end.items()} for at_end in _both(start, end))
     if any(len(before[kind]) != len(after[kind]) for kind in after):
         raise InputError(
