@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from dicomplan.dicom import attributes as at
 from dicomplan.dicom.byte_sources import is_archive
@@ -131,7 +133,7 @@ def _content(item: DicomObject) -> Content:
         )
 
 
-def _check_pixels(dataset: object) -> None:
+def _check_pixels(dataset: Dataset) -> None:
     """Refuse uncompressed pixels of another length than the header says; compressed ones are only asked to be there."""
     pixels = getattr(dataset, "PixelData", None)
     if not pixels:
@@ -160,21 +162,21 @@ def _slice(item: DicomObject) -> SliceGeometry | None:
     return SliceGeometry(_vector(origin), _vector(axes[:3]), _vector(axes[3:]), (spacing[0], spacing[1]), matrix)
 
 
-def _vector(values: object) -> Vector:
-    x, y, z = values  # type: ignore[misc]
-    return float(x), float(y), float(z)
+def _vector(values: Iterable[float]) -> Vector:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
 
 
-def _structures(dataset: object, file: str) -> StructureReferences:
-    references = references_of(dataset)  # type: ignore[arg-type]
+def _structures(dataset: Dataset, file: str) -> StructureReferences:
+    references = references_of(dataset)
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
-    for roi in at.items(dataset, "ROIContourSequence"):  # type: ignore[arg-type]
+    for roi in at.items(dataset, "ROIContourSequence"):
         for contour in at.items(roi, "ContourSequence"):
             if at.text(contour, "ContourGeometricType").upper() in CLOSED_TYPES:
                 points = contour_points(contour, file=file)
                 if len(points):
                     low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0))
-    rois = at.items(dataset, "StructureSetROISequence")  # type: ignore[arg-type]
+    rois = at.items(dataset, "StructureSetROISequence")
     names = tuple(at.text(item, "ROIName") for item in rois)
     drawn = bool(np.isfinite(low).all())
     return StructureReferences(
@@ -184,5 +186,5 @@ def _structures(dataset: object, file: str) -> StructureReferences:
         low_mm=_vector(low) if drawn else None,
         high_mm=_vector(high) if drawn else None,
         names=names,
-        label=at.text(dataset, "StructureSetLabel"),  # type: ignore[arg-type]
+        label=at.text(dataset, "StructureSetLabel"),
     )

@@ -10,9 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dicomplan.dicom.read_structures import COVER_TOLERANCE_MM
 from dicomplan.jobs.contents import Content, SliceGeometry, StructureReferences
+
+FloatArray = NDArray[np.float64]
 
 _STEP_TOLERANCE_MM = 0.05
 """Distances of neighbouring slices may differ by this and still count as one; the reader decides with its own."""
@@ -89,11 +92,10 @@ def decide(
     still being written; a CT that the structure set does not list image by image waits for them.
     """
     clashing = _clashes(objects)
-    decisions: list[Decision] = [clash for clash, _ in clashing.values()]
-    bad = {id(one) for _, involved in clashing.values() for one in involved}
-    slices = [one for one in objects if one.content.kind == "CT" and id(one) not in bad]
-    sets = [one for one in objects if one.content.kind == "RTSTRUCT" and id(one) not in bad]
-    used: set[int] = set(bad)
+    decisions: list[Decision] = list(clashing)
+    used: set[int] = {id(one) for clash in clashing for one in clash.objects}
+    slices = _Slices([one for one in objects if one.content.kind == "CT" and id(one) not in used])
+    sets = [one for one in objects if one.content.kind == "RTSTRUCT" and id(one) not in used]
     by_place: dict[str, list[Decision]] = {}
     for one in sets:
         decision = _of_set(one, slices, now_s, waits, busy_folders)
@@ -102,11 +104,38 @@ def decide(
         by_place.setdefault(place, []).append(decision)
     for place, found in by_place.items():
         decisions += _one_each(found, choose) if place else found
-    decisions = [_with_others(one, objects, used) for one in decisions]
-    for one in decisions:
-        used |= {id(item) for item in _objects(one)}
+    companions: dict[tuple[str, str], list[Present]] = {}
+    for one in objects:
+        if id(one) not in used and one.content.kind not in ("CT", "RTSTRUCT"):
+            companions.setdefault((one.content.study_uid, one.content.patient), []).append(one)
+    decisions = [_with_others(one, companions) for one in decisions]
+    for decision in decisions:
+        used |= {id(item) for item in _objects(decision)}
     decisions += _left_over([one for one in objects if id(one) not in used and one.fresh], now_s, waits)
     return decisions
+
+
+class _Slices:
+    """CT slices by series, and the series of each image and frame of reference."""
+
+    def __init__(self, slices: Sequence[Present]) -> None:
+        self.by_series: dict[str, list[Present]] = {}
+        self.of_image: dict[str, set[str]] = {}
+        self.of_frame: dict[str, set[str]] = {}
+        for item in slices:
+            content = item.content
+            self.by_series.setdefault(content.series_uid, []).append(item)
+            self.of_image.setdefault(content.uid, set()).add(content.series_uid)
+            self.of_frame.setdefault(content.frame_uid, set()).add(content.series_uid)
+
+    def members(self, series: set[str], one: Present) -> list[Present]:
+        """Slices of some series that may be planned with a structure set, each once."""
+        found: dict[tuple[str, str], Present] = {}
+        for uid in series:
+            for item in self.by_series.get(uid, ()):
+                if _may_join(one, item):
+                    found.setdefault((item.content.uid, item.content.sha256), item)
+        return list(found.values())
 
 
 def _objects(decision: Decision) -> tuple[Present, ...]:
@@ -115,59 +144,56 @@ def _objects(decision: Decision) -> tuple[Present, ...]:
     return decision.objects
 
 
-def _clashes(objects: Sequence[Present]) -> dict[str, tuple[Refused, list[Present]]]:
-    """By UID: objects of one SOP instance UID with different content. A new one is refused against one in a job."""
+def _clashes(objects: Sequence[Present]) -> list[Refused]:
+    """Objects of one SOP instance UID with different content: all new ones, or the new one if a job has the other."""
     groups: dict[str, list[Present]] = {}
     for one in objects:
         groups.setdefault(one.content.uid, []).append(one)
-    found = {}
+    found = []
     for uid, group in groups.items():
-        if len({one.content.sha256 for one in group}) > 1:
-            fresh = [one for one in group if one.fresh]
-            if not fresh:
-                continue
-            reason = f"{len(group)} files have the SOP instance UID {uid} with different content"
-            found[uid] = (Refused(tuple(fresh), reason), fresh)
+        fresh = tuple(one for one in group if one.fresh)
+        if fresh and len({one.content.sha256 for one in group}) > 1:
+            found.append(Refused(fresh, f"{len(group)} files have the SOP instance UID {uid} with different content"))
     return found
 
 
-def _of_set(
-    one: Present, slices: Sequence[Present], now_s: float, waits: Waits, busy_folders: frozenset[str]
-) -> Decision:
+def _of_set(one: Present, slices: _Slices, now_s: float, waits: Waits, busy_folders: frozenset[str]) -> Decision:
     refers = one.content.structures
     assert refers is not None
-    within = [item for item in slices if _may_join(one, item)]
-    wanted = [item for item in within if item.content.uid in refers.images]
-    series = {item.content.series_uid for item in wanted}
+    series = {uid for image in refers.images for uid in slices.of_image.get(image, ())}
+    series = {uid for uid in series if slices.members({uid}, one)}
     if not series:
-        series = {item.content.series_uid for item in within if item.content.series_uid in refers.series}
+        series = {uid for uid in refers.series if slices.members({uid}, one)}
     if not series:
-        series = {uid for uid, frame in _frames(within).items() if frame in refers.frames}
-        covering = [uid for uid in series if _covers(_of_series(within, {uid}), refers)]
-        series = set(covering) if len(covering) == 1 else series
-    group = _of_series(within, series)
+        series = {uid for frame in refers.frames for uid in slices.of_frame.get(frame, ())}
+        covering = {uid for uid in series if _covers(slices.members({uid}, one), refers)}
+        series = covering or series
+    group = slices.members(series, one)
+    members = (one, *group)
+    fresh = tuple(item for item in members if item.fresh)
+    if not fresh:
+        return Waiting((), "")
     if any(item.content.patient != one.content.patient for item in group):
-        return (
-            Refused((one,), "the structure set is of another patient than the CT") if one.fresh else Waiting((one,), "")
-        )
-    missing = len(refers.images) - len({item.content.uid for item in wanted})
+        refused = (one,) if one.fresh else fresh
+        return Refused(refused, "the structure set is of another patient than the CT")
+    there = {item.content.uid for item in group}
+    missing = len(refers.images - there)
     complete = bool(refers.images) and not missing
     regular = _gap_free(group)
-    members = (one, *group)
-    newest = max(item.since_s for item in members)
-    quiet = now_s - newest >= waits.quiet_s or all(item.hurried for item in members if item.fresh)
+    newest = max(item.since_s for item in fresh)
+    quiet = now_s - newest >= waits.quiet_s or all(item.hurried for item in fresh)
     late = now_s - newest >= waits.give_up_s
     if len(series) > 1:
-        if late and one.fresh:
-            return Refused(members, f"{len(series)} CT series could be meant by the structure set")
-        return Waiting(members, "several CT series could be meant")
-    if not group or not ((complete and regular) or (regular and _covers(group, refers))):
-        if not late or not one.fresh:
-            return Waiting(members, _lacking(missing, len(refers.images), bool(group), regular))
-        if complete:
-            # as complete as it says: the reader's own reason stands in the refusal
-            return Ready(one, tuple(group))
-        return Refused(members, _lacking(missing, len(refers.images), bool(group), regular))
+        reason = f"{len(series)} CT series could be meant by the structure set"
+        return Refused(fresh, reason) if late else Waiting(members, reason)
+    # where some of the named images are there, the others are on their way: a part that covers the contours is not it
+    covered = (late or missing == len(refers.images)) and _covers(group, refers)
+    if not regular or not (complete or covered):
+        reason = _lacking(missing, len(refers.images), bool(group), regular)
+        if not late:
+            return Waiting(members, reason)
+        # as complete as it says it is: the reader's own reason stands in the refusal
+        return Ready(one, tuple(group)) if complete else Refused(fresh, reason)
     if not quiet:
         return Waiting(members, "not quiet yet")
     if not complete and not late and {_folder(item.path) for item in members} & busy_folders:
@@ -190,21 +216,8 @@ def _may_join(one: Present, item: Present) -> bool:
     return True
 
 
-def _frames(slices: Sequence[Present]) -> dict[str, str]:
-    return {item.content.series_uid: item.content.frame_uid for item in slices}
-
-
-def _of_series(slices: Sequence[Present], series: set[str]) -> list[Present]:
-    """Slices of some series, each once."""
-    found: dict[tuple[str, str], Present] = {}
-    for item in slices:
-        if item.content.series_uid in series:
-            found.setdefault((item.content.uid, item.content.sha256), item)
-    return list(found.values())
-
-
-def _normal(first: SliceGeometry) -> np.ndarray:
-    return np.cross(first.row_axis, first.column_axis)
+def _normal(first: SliceGeometry) -> FloatArray:
+    return np.cross(np.array(first.row_axis), np.array(first.column_axis))
 
 
 def _gap_free(group: Sequence[Present]) -> bool:
@@ -252,18 +265,12 @@ def _one_each(found: Sequence[Decision], choose: Choose) -> list[Decision]:
     return [*old, *new]
 
 
-def _with_others(decision: Decision, objects: Sequence[Present], used: set[int]) -> Decision:
+def _with_others(decision: Decision, companions: dict[tuple[str, str], list[Present]]) -> Decision:
     """Images and plans of the same study and patient that nothing is planned on move with the study."""
     if not isinstance(decision, Ready):
         return decision
-    key = {(one.content.study_uid, one.content.patient) for one in (decision.structure_set, *decision.slices)}
-    others = tuple(
-        one
-        for one in objects
-        if id(one) not in used
-        and one.content.kind not in ("CT", "RTSTRUCT")
-        and (one.content.study_uid, one.content.patient) in key
-    )
+    keys = {(one.content.study_uid, one.content.patient) for one in (decision.structure_set, *decision.slices)}
+    others = tuple(one for key in sorted(keys) for one in companions.get(key, ()))
     return Ready(decision.structure_set, decision.slices, (*decision.others, *others))
 
 

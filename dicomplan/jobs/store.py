@@ -176,7 +176,8 @@ class JobStore:
 
     def jobs(self, states: Sequence[State] = (), outbox: str | None = None) -> list[Job]:
         """All jobs (of some states, of one outbox) in the order of their receipt."""
-        clauses, values = [], []
+        clauses: list[str] = []
+        values: list[object] = []
         if states:
             clauses.append(f"state IN ({', '.join('?' * len(states))})")
             values += list(states)
@@ -220,14 +221,24 @@ class JobStore:
         rows = self._base.execute(
             "SELECT uid, sha256, kind, container_sha256, size, planned_on FROM files WHERE job = ?", (job,)
         )
-        return [JobFile(*row[:5], bool(row[5])) for row in rows]
+        return [JobFile(uid, sha, kind, container, size, bool(on)) for uid, sha, kind, container, size, on in rows]
 
-    def containers(self, outbox: str) -> set[str]:
-        """Content hashes of all files that are inputs of jobs of an outbox."""
+    def containers(self, outbox: str, config: str) -> set[str]:
+        """Content hashes of the files that are inputs of jobs of one outbox and configuration.
+
+        Not counted: files of a job that the service itself refused for what was missing, once they have been moved away:
+        handed in again, they are looked at again.
+        """
         rows = self._base.execute(
-            "SELECT DISTINCT container_sha256 FROM files JOIN jobs ON jobs.id = files.job WHERE outbox = ?", (outbox,)
+            "SELECT DISTINCT container_sha256 FROM files JOIN jobs ON jobs.id = files.job WHERE outbox = ? AND config = ?"
+            " AND NOT (state = 'refused' AND exit_code IS NULL AND moved)",
+            (outbox, config),
         )
         return {row[0] for row in rows}
+
+    def stamp(self) -> tuple[int, int]:
+        """Changes whenever this or another process changed the store."""
+        return int(self._base.execute("PRAGMA data_version").fetchone()[0]), self._base.total_changes
 
     def counts(self, outbox: str) -> dict[str, int]:
         """Number of jobs in each state."""
@@ -389,7 +400,7 @@ class JobStore:
             " ORDER BY destination, rowid",
             (job,),
         )
-        return [Handover(*row[:4], bool(row[4]), *row[5:]) for row in rows]
+        return [Handover(a, b, c, d, bool(sent), e, f, g) for a, b, c, d, sent, e, f, g in rows]
 
     def note_handover(self, job: str, destination: str, file: str, uid: str, *, sent: bool, status: str) -> None:
         """Record how sending one file ended; the attempts are counted here."""
