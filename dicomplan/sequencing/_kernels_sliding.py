@@ -32,10 +32,11 @@ def earliest_passages(
     ``fluence`` (rows, cols) MU >= ``gap``: meterset between the leading and the trailing leaf's passage. ``widths``
     (cols,) mm. Within a column both leaves move with ``pace`` (MU per mm); they wait at column edges, the leading leaf
     where the fluence falls, the trailing one where it rises. ``gap`` (MU): pace times the minimum gap (no wider than a
-    column): the trailing leaf follows not nearer. Rows i and i + 1 with ``coupled[i]`` are bound to each other: no
-    leaf passes the opposed one, or, if ``synchronised``, at each place the row with less fluence is open only while the
-    other is (no tongue-and-groove underdose: Kamath et al., Phys. Med. Biol. 49 (2004) N7). After ``most`` rounds without
-    an end there is no answer: rows of little fluence cannot wait, as the gap between their leaves would not.
+    column): the trailing leaf follows not nearer; without a gap both may wait at one place, closed. Rows i and i + 1
+    with ``coupled[i]`` are bound to each other: no leaf passes the opposed one, or, if ``synchronised``, at each place
+    the row with less fluence is open only while the other is (no tongue-and-groove underdose: Kamath et al., Phys. Med.
+    Biol. 49 (2004) N7). After ``most`` rounds without an end there is no answer: rows of little fluence cannot wait, as
+    the gap between their leaves would not.
     """
     rows, cols = fluence.shape
     times = np.zeros((rows, cols))
@@ -61,6 +62,8 @@ def earliest_passages(
                         times[i, j] = at
                         changed = True
         for j in range(cols - 2, -1, -1):
+            if gap <= 0.0:
+                break
             for i in range(rows):
                 at = times[i, j + 1] + gap - pace * widths[j] - fluence[i, j]
                 if at > times[i, j] + _SAME:

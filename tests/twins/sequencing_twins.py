@@ -114,3 +114,42 @@ def fluence_by_sampling(left_mm, right_mm, metersets, x_edges_mm, samples=1000):
             inside = (left_mm[s][:, None] < points) & (points < right_mm[s][:, None])
             result[:, j] += meterset * inside.mean(axis=1)
     return result
+
+
+def earliest_by_linear_program(fluence, widths, pace, gap, synchronised):
+    """Least sum of the times at which leading leaves enter the columns, all demands as inequalities; None: infeasible."""
+    from scipy.optimize import linprog
+
+    rows, cols = fluence.shape
+
+    def number(i, j):
+        return i * cols + j
+
+    above, limits = [], []
+
+    def later(after, before, by):
+        """times[after] >= times[before] + by."""
+        row = np.zeros(rows * cols)
+        row[before] += 1.0
+        row[after] -= 1.0
+        above.append(row)
+        limits.append(-by)
+
+    for i in range(rows):
+        for j in range(cols - 1):
+            later(number(i, j + 1), number(i, j), pace * widths[j] + max(fluence[i, j] - fluence[i, j + 1], 0.0))
+            # the trailing leaf is at the next column's start no earlier than the leading one a gap beyond it
+            if gap > 0:
+                later(number(i, j), number(i, j + 1), gap - pace * widths[j] - fluence[i, j])
+        for other in (i - 1, i + 1):
+            if 0 <= other < rows:
+                for j in range(cols):
+                    if not synchronised:
+                        later(number(i, j), number(other, j), -fluence[i, j])
+                    elif fluence[i, j] <= fluence[other, j]:
+                        later(number(i, j), number(other, j), 0.0)
+                        later(number(other, j), number(i, j), fluence[i, j] - fluence[other, j])
+    if not above:
+        return np.zeros((rows, cols))
+    found = linprog(np.ones(rows * cols), np.array(above), np.array(limits), bounds=(0.0, None))
+    return found.x.reshape(rows, cols) if found.status == 0 else None
