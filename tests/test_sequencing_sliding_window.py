@@ -19,7 +19,7 @@ from dicomplan.sequencing._kernels_sliding import earliest_passages
 from dicomplan.sequencing.apertures import usable_span_mm
 from dicomplan.sequencing.carriage import carriage_groups
 from dicomplan.sequencing.fluence import fluence_of_segments
-from dicomplan.sequencing.sliding_window import UNSTATED_SPEED_MM_S, slide
+from dicomplan.sequencing.sliding_window import UNSTATED_SPEED_MM_S, slide, sparing_dose_rate
 from dicomplan.sequencing.trajectories import Demands, passages
 
 BEAM = Beam(1, "1_G000", 0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
@@ -220,3 +220,20 @@ def test_nothing_to_deliver_and_maps_that_do_not_fit():
         slide(np.ones((2, 3)), np.arange(4.0), 59, machine)
     with pytest.raises(NotDeliverableError, match="past the axis"):
         slide(np.ones((1, 4)), -190.0 + 5.0 * np.arange(5), 30, machine)
+
+
+def test_dose_rate_that_keeps_the_sweep_small():
+    machine = generic_120()
+    fluence = np.tile([10.0, 30.0, 10.0, 30.0, 0.0], (3, 4))
+    edges = 5.0 * np.arange(21)
+    rate = sparing_dose_rate(fluence, edges, machine)
+    assert rate % 50.0 == 0
+    assert 50.0 <= rate < machine.dose_rate_mu_min
+    sweep = rate / 60.0 * 95.0 / (0.995 * UNSTATED_SPEED_MM_S)
+    rises = 4 * 50.0
+    assert sweep / (sweep + rises) <= 0.15
+    # 50 MU/min more would not keep it
+    more = (rate + 50.0) / rate * sweep
+    assert rate == machine.dose_rate_mu_min or more / (more + rises) > 0.15
+    assert sparing_dose_rate(0.001 * fluence, edges, machine) == 50.0
+    assert sparing_dose_rate(1000.0 * fluence, edges, machine) == machine.dose_rate_mu_min

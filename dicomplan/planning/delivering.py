@@ -15,7 +15,7 @@ from dicomplan.machine.model import MachineModel
 from dicomplan.sequencing.apertures import usable_span_mm
 from dicomplan.sequencing.carriage import carriage_groups
 from dicomplan.sequencing.fluence import FluenceError, fluence_error
-from dicomplan.sequencing.sliding_window import slide
+from dicomplan.sequencing.sliding_window import slide, sparing_dose_rate
 from dicomplan.sequencing.step_and_shoot import METERSET_DIGITS, rounded, sequence
 
 FloatArray = NDArray[np.float64]
@@ -81,12 +81,14 @@ def sequence_plan(
 def slide_plan(maps: Sequence[BeamletMap], fluences_mu: Sequence[FloatArray], machine: MachineModel) -> SequencedPlan:
     """Sliding windows for the fluence (count,) of each beamlet map; carriage groups and names as in :func:`sequence_plan`.
 
+    Each beam at the dose rate of :func:`~dicomplan.sequencing.sliding_window.sparing_dose_rate`.
     A beam of no more than a thousandth of the highest fluence gets none. Raises NotDeliverableError if a map cannot be
     split into carriage groups or the leaves cannot sweep over it.
     """
 
     def swept(wanted: WantedFluence, beam: Beam) -> _Part:
-        done = slide(wanted.fluence_mu, wanted.x_edges_mm, wanted.first_leaf_pair, machine)
+        rate = sparing_dose_rate(wanted.fluence_mu, wanted.x_edges_mm, machine)
+        done = slide(wanted.fluence_mu, wanted.x_edges_mm, wanted.first_leaf_pair, machine, dose_rate_mu_min=rate)
         return _Part(BeamDelivery(beam, done.segments, done.dose_rate_mu_min), done.delivered_mu, done.floor_mu)
 
     highest = max((float(fluence.max(initial=0.0)) for fluence in fluences_mu), default=0.0)

@@ -17,7 +17,10 @@ _QUALITY = {
     "conformity_index": "Conformity index (Paddick, highest target)",
     "homogeneity_index": "Homogeneity index (D2% − D98%) / D50%",
     "total_mu": "Total MU of one fraction",
-    "segments": "Segments",
+    "segments": "Segments (control-point intervals where leaves move)",
+    "modulation_complexity_score": "Modulation complexity score (McNiven; 1 is simple)",
+    "average_leaf_pair_opening_mm": "Average leaf pair opening [mm]",
+    "edge_metric_per_mm": "Edge metric (Younge) [1/mm]",
 }
 
 

@@ -34,6 +34,12 @@ UNSTATED_SPEED_MM_S = 25.0
 SYNCHRONISED_FLOOR = 0.02
 """Part of the map's maximum by which the floor may rise for the sake of synchronised leaves."""
 
+SWEEP_SHARE = 0.15
+"""Part of a beam's meterset that the mere sweep may take in a plan: it leaks, and time is cheaper than leakage."""
+
+DOSE_RATE_STEP_MU_MIN = 50.0
+"""Dose rates are chosen in steps of this."""
+
 _SPEED_SHARE = 0.995  # of the greatest speed: what rounding of printed metersets and positions may add stays below it
 _LEAST_STEP_MU = 0.02  # between control points: printed metersets are then right to 0.25 %
 _TRANSMISSION_ROUNDS = 50
@@ -112,6 +118,24 @@ def slide(
     delivered[within] = through * found.meterset_mu + (1.0 - through) * opened
     floor = through * found.meterset_mu + (1.0 - through) * found.floor_mu
     return SlidingWindow(segments, rate, floor, delivered, fluence_error(delivered, fluence))
+
+
+def sparing_dose_rate(fluence_mu: FloatArray, x_edges_mm: FloatArray, machine: MachineModel) -> float:
+    """A dose rate, MU/min, at which the sweep itself is no more than :data:`SWEEP_SHARE` of the beam's meterset.
+
+    A sweep over W mm takes W / speed x dose rate beside the sum of the positive differences of the hardest row, and all
+    of it leaks through the leaves. In steps of :data:`DOSE_RATE_STEP_MU_MIN`, at least one, at most the machine's.
+    """
+    fluence = np.asarray(fluence_mu, np.float64)
+    used = np.flatnonzero((fluence > 0).any(axis=0))
+    if len(used) == 0:
+        return machine.dose_rate_mu_min
+    width = float(x_edges_mm[used[-1] + 1] - x_edges_mm[used[0]])
+    rises = float(np.clip(np.diff(fluence, axis=1, prepend=0.0), 0.0, None).sum(axis=1).max())
+    speed = _SPEED_SHARE * (machine.mlc.max_speed_mm_s or UNSTATED_SPEED_MM_S)
+    rate = 60.0 * SWEEP_SHARE / (1.0 - SWEEP_SHARE) * rises * speed / width
+    steps = max(1.0, np.floor(rate / DOSE_RATE_STEP_MU_MIN))
+    return float(min(steps * DOSE_RATE_STEP_MU_MIN, machine.dose_rate_mu_min))
 
 
 def _moving_rows(fluence: FloatArray, used: NDArray[np.intp], machine: MachineModel) -> NDArray[np.intp]:

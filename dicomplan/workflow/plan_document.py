@@ -13,6 +13,7 @@ import yaml
 
 from dicomplan import DISCLAIMER, __version__
 from dicomplan.dose.volume import DoseVolume
+from dicomplan.evaluation.complexity import beam_complexity, plan_complexity
 from dicomplan.evaluation.indices import conformity_index, homogeneity_index, structure_metrics
 from dicomplan.evaluation.scorecard import GoalResult, score
 from dicomplan.events import Finding
@@ -108,8 +109,9 @@ def plan_document(
                 "collimator_angle_deg": item.beam.collimator_angle_deg,
                 "segments": len(item.segments),
                 "meterset_mu": item.meterset_mu,
+                **_delivery_facts(result, index),
             }
-            for item in result.deliveries
+            for index, item in enumerate(result.deliveries)
         ],
         "influence": {
             "form": "factorised",
@@ -139,6 +141,24 @@ def plan_document(
     return document
 
 
+def _delivery_facts(result: Result, index: int) -> dict[str, Any]:
+    """Complexity of a beam; of one that moves also its dose rate and what it leaves everywhere in its field at least."""
+    item = result.deliveries[index]
+    found = beam_complexity(item, result.setup.case.machine)
+    facts: dict[str, Any] = {
+        "delivery": "sliding_window" if item.moving else "step_and_shoot",
+        "modulation_complexity_score": found.modulation_complexity_score,
+        "average_leaf_pair_opening_mm": found.average_leaf_pair_opening_mm,
+        "edge_metric_per_mm": found.edge_metric_per_mm,
+    }
+    if item.moving and result.delivered is not None and result.delivered.sequenced.floors_mu:
+        sequenced = result.delivered.sequenced
+        scale = item.meterset_mu / sequenced.deliveries[index].meterset_mu
+        facts["dose_rate_mu_min"] = item.dose_rate_mu_min
+        facts["floor_mu"] = sequenced.floors_mu[index] * scale
+    return facts
+
+
 def _structure(volume_cc: float, ideal: DoseSamples | None, final: DoseSamples | None) -> dict[str, Any]:
     entry: dict[str, Any] = {"volume_cc": volume_cc}
     for key, samples in (("ideal", ideal), ("final", final)):
@@ -156,6 +176,11 @@ def _quality(result: Result, final: Mapping[str, DoseSamples | None], segments: 
         if structure_metrics(target)["D50%_gy"] > 0:
             quality["homogeneity_index"] = homogeneity_index(target)
         quality["mu_per_gy"] = total_mu / (highest.dose_gy / resolved.fractions)
+    if result.deliveries:
+        found = plan_complexity(result.deliveries, result.setup.case.machine)
+        quality["modulation_complexity_score"] = found.modulation_complexity_score
+        quality["average_leaf_pair_opening_mm"] = found.average_leaf_pair_opening_mm
+        quality["edge_metric_per_mm"] = found.edge_metric_per_mm
     if result.delivered is not None:
         errors = [error.relative_l1 for error in result.delivered.sequenced.errors]
         quality["sequencing_error_percent"] = 100.0 * max(errors, default=0.0)
