@@ -92,20 +92,38 @@ def test_depth_weights_are_their_twin(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_gather_and_scatter_are_their_twins(seed: int) -> None:
     random = np.random.default_rng(seed)
-    ny, nx, components, first, count = *(int(n) for n in random.integers(2, 7, size=2)), 2, 1, 60
-    maps = random.uniform(-1, 1, size=(ny, nx, components)).astype(np.float32)
-    u, v = (random.uniform(-1.5, size + 0.5, size=count).astype(np.float32) for size in (nx, ny))
-    u[:4], v[:4] = (0, nx - 1, nx - 1, 0), (0, 0, ny - 1, ny - 1)  # the corners themselves count
-    weight = random.uniform(0, 2, size=(count, 4)).astype(np.float32)
+    count = 60
+    shapes = [(*(int(n) for n in random.integers(2, 7, size=2)), components) for components in (4, 3)]
+    axes = np.array([[-3.0, 5.0, 1.0], [2.0, -7.0, 0.25]], dtype=np.float32)
+    u, v = (random.uniform(-18, 32, size=count).astype(np.float32) for _ in range(2))
+    # the corners of the maps themselves count
+    for layer, (ny, nx, _) in enumerate(shapes):
+        x, y, per_mm = axes[layer]
+        u[4 * layer : 4 * layer + 4] = x + np.array([0, nx - 1, nx - 1, 0]) / per_mm
+        v[4 * layer : 4 * layer + 4] = y + np.array([0, 0, ny - 1, ny - 1]) / per_mm
+    u[8:38], v[8:38] = (random.uniform(low, low + 5, size=30) for low in (-3.5, 4.5))
+    places = [((u - x) * per_mm, (v - y) * per_mm) for x, y, per_mm in axes]
+    weight = random.uniform(0, 2, size=(count, 8)).astype(np.float32)
+    maps = [random.uniform(-1, 1, size=shape).astype(np.float32) for shape in shapes]
+    wide = [np.full((*shape[:2], 4), np.nan, dtype=np.float32) for shape in shapes]
+    for layer in range(2):
+        kernels.interleave(np.ascontiguousarray(np.moveaxis(maps[layer], -1, 0)), wide[layer])
+        np.testing.assert_array_equal(wide[layer][..., : shapes[layer][2]], maps[layer])
     out = np.full(count, 0.5, dtype=np.float32)
-    kernels.gather(maps, u, v, weight, first, out)
-    np.testing.assert_allclose(out - 0.5, dose_twins.gather(maps, u, v, weight, first), atol=2e-6)
+    kernels.gather(wide[0], wide[1], axes, u, v, weight, out)
+    expected = sum(dose_twins.gather(maps[layer], *places[layer], weight, 4 * layer) for layer in range(2))
+    assert np.count_nonzero(expected) > 10
+    np.testing.assert_allclose(out - 0.5, expected, atol=3e-6)
     gradient = random.normal(size=count).astype(np.float32)
     gradient[5] = 0.0
-    parts = np.zeros((3, ny, nx, components), dtype=np.float32)
-    kernels.scatter(gradient, u, v, weight, first, parts)
-    expected = dose_twins.scatter(gradient, u, v, weight, first, maps.shape)
-    np.testing.assert_allclose(parts.sum(axis=0), expected, atol=1e-5)
+    parts = [np.full((3, *shape[:2], 4), np.nan, dtype=np.float32) for shape in shapes]
+    rows = np.empty((3, 2, 2), dtype=np.int64)
+    kernels.scatter(gradient, axes, u, v, weight, parts[0], parts[1], rows)
+    for layer, shape in enumerate(shapes):
+        found = np.full((shape[2], *shape[:2]), np.nan, dtype=np.float32)
+        kernels.collect(parts[layer], np.ascontiguousarray(rows[:, layer]), found)
+        expected = dose_twins.scatter(gradient, *places[layer], weight, 4 * layer, shape)
+        np.testing.assert_allclose(np.moveaxis(found, 0, -1), expected, atol=1e-5)
 
 
 def test_the_response_of_an_interval_is_that_of_error_functions() -> None:

@@ -1,15 +1,28 @@
-"""Kernels of the pencil-beam engine: depth weights, and dose as weighted bilinear samples of convolved fluence."""
+"""Kernels of the pencil-beam engine: depth weights, and dose as weighted bilinear samples of convolved fluence.
+
+A point reads four values from each corner of its cell of a map. Numba does not make vector instructions of so short a
+loop, so the two innermost steps are stated as vectors: :func:`_sample` and :func:`_spread`. Order of sums and products is
+fixed in them as it is elsewhere.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
-from numba import prange
+from llvmlite import ir
+from numba import prange, types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from dicomplan.kernel_cache import kernel
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+_FOUR, _EIGHT = ir.VectorType(ir.FloatType(), 4), ir.VectorType(ir.FloatType(), 8)
 
 
 @kernel(parallel=True)
@@ -40,55 +53,184 @@ def depth_weights(
             out[n, k] = factor[n] * ((1.0 - a) * low + a * high)
 
 
+def _lanes(builder: Any, vector: Any, lanes: Sequence[int]) -> Any:
+    """The lanes of a vector, in the order stated."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+
+
+def _all_lanes(builder: Any, scalar: Any, kind: Any) -> Any:
+    """A vector with the scalar in every lane."""
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.IntType(32)(0))
+    return _lanes(builder, one, [0] * kind.count)
+
+
+def _place(builder: Any, array: Any, offset: Any, kind: Any) -> Any:
+    """Pointer to a vector that begins at an element of a contiguous array."""
+    return builder.bitcast(builder.gep(array.data, [offset]), kind.as_pointer())
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _sample(
+    context: Any, maps: Any, low: Any, high: Any, weight: Any, at: Any, a: Any, b: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Sum over four components of weight x bilinear sample.
+
+    ``low`` and ``high`` are the elements of ``maps`` at which the cell's two rows begin (eight values each: two corners of
+    four components), ``at`` the first weight, ``a`` and ``b`` the place within the cell.
+    """
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        source = target.make_array(kinds[0])(target, builder, arguments[0])
+        weights = target.make_array(kinds[3])(target, builder, arguments[3])
+        rows = [builder.load(_place(builder, source, row, _EIGHT), align=4) for row in arguments[1:3]]
+        step = builder.fmul(_all_lanes(builder, arguments[6], _EIGHT), builder.fsub(rows[1], rows[0]))
+        both = builder.fadd(rows[0], step)
+        left, right = _lanes(builder, both, range(4)), _lanes(builder, both, range(4, 8))
+        step = builder.fmul(_all_lanes(builder, arguments[5], _FOUR), builder.fsub(right, left))
+        value = builder.fadd(left, step)
+        value = builder.fmul(value, builder.load(_place(builder, weights, arguments[4], _FOUR), align=4))
+        value = builder.fadd(value, _lanes(builder, value, [2, 3, 0, 1]))
+        value = builder.fadd(value, _lanes(builder, value, [1, 0, 3, 2]))
+        return builder.extract_element(value, ir.IntType(32)(0))
+
+    return types.float32(maps, low, high, weight, at, a, b), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _spread(
+    context: Any, maps: Any, low: Any, high: Any, weight: Any, at: Any, a: Any, b: Any, value: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """The transpose of :func:`_sample`: adds ``value`` x weight x the corners' shares to ``maps``."""
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        source = target.make_array(kinds[0])(target, builder, arguments[0])
+        weights = target.make_array(kinds[3])(target, builder, arguments[3])
+        whole = builder.load(_place(builder, weights, arguments[4], _FOUR), align=4)
+        whole = builder.fmul(whole, _all_lanes(builder, arguments[7], _FOUR))
+        right = builder.fmul(whole, _all_lanes(builder, arguments[5], _FOUR))
+        left = builder.fsub(whole, right)
+        pair = ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(8)))
+        both = builder.shuffle_vector(left, right, pair)
+        upper = builder.fmul(both, _all_lanes(builder, arguments[6], _EIGHT))
+        for row, share in ((arguments[1], builder.fsub(both, upper)), (arguments[2], upper)):
+            place = _place(builder, source, row, _EIGHT)
+            builder.store(builder.fadd(builder.load(place, align=4), share), place, align=4)
+        return target.get_dummy_value()
+
+    return types.void(maps, low, high, weight, at, a, b, value), generate
+
+
 @kernel(parallel=True)
 def gather(
-    maps: Float32Array, u: Float32Array, v: Float32Array, weight: Float32Array, first: int, dose: Float32Array
+    fine: Float32Array,
+    coarse: Float32Array,
+    axes: Float32Array,
+    u_mm: Float32Array,
+    v_mm: Float32Array,
+    weight: Float32Array,
+    dose: Float32Array,
 ) -> None:
-    """Add to ``dose`` (n,) the sum over K of ``weight`` (n, first + K) x bilinear sample of ``maps`` (ny, nx, K).
+    """Add to ``dose`` (n,) the sum over two layers' four components each of weight x bilinear sample of their maps.
 
-    ``u``, ``v`` (n,) are fractional pixel indices along x and y; samples beyond the outermost centres count as 0.
+    ``fine``, ``coarse`` (ny, nx, 4) are the maps, of at least two rows and columns, ``axes`` (2, 3) the x and y (mm) of each
+    one's first point and its points per mm, ``weight`` (n, 8) those of the fine layer and then those of the coarse one. A
+    point beyond the outermost points of a map gets nothing from it.
     """
-    ny, nx, components = maps.shape
-    for n in prange(u.shape[0]):
-        x, y = u[n], v[n]
-        if x < 0.0 or y < 0.0 or x > nx - 1 or y > ny - 1:
-            continue
-        i, j = min(int(x), nx - 2), min(int(y), ny - 2)
-        a, b = x - np.float32(i), y - np.float32(j)
-        w00, w01 = (np.float32(1.0) - b) * (np.float32(1.0) - a), (np.float32(1.0) - b) * a
-        w10, w11 = b * (np.float32(1.0) - a), b * a
+    for n in prange(u_mm.shape[0]):
         total = np.float32(0.0)
-        for k in range(components):
-            value = (
-                w00 * maps[j, i, k] + w01 * maps[j, i + 1, k] + w10 * maps[j + 1, i, k] + w11 * maps[j + 1, i + 1, k]
-            )
-            total += weight[n, first + k] * value
+        x, y = (u_mm[n] - axes[0, 0]) * axes[0, 2], (v_mm[n] - axes[0, 1]) * axes[0, 2]
+        ny, nx = fine.shape[0], fine.shape[1]
+        if x >= 0.0 and y >= 0.0 and x <= nx - 1 and y <= ny - 1:
+            i, j = min(np.int64(x), nx - 2), min(np.int64(y), ny - 2)
+            low = 4 * (j * nx + i)
+            total += _sample(fine, low, low + 4 * nx, weight, 8 * n, x - np.float32(i), y - np.float32(j))
+        x, y = (u_mm[n] - axes[1, 0]) * axes[1, 2], (v_mm[n] - axes[1, 1]) * axes[1, 2]
+        ny, nx = coarse.shape[0], coarse.shape[1]
+        if x >= 0.0 and y >= 0.0 and x <= nx - 1 and y <= ny - 1:
+            i, j = min(np.int64(x), nx - 2), min(np.int64(y), ny - 2)
+            low = 4 * (j * nx + i)
+            total += _sample(coarse, low, low + 4 * nx, weight, 8 * n + 4, x - np.float32(i), y - np.float32(j))
         dose[n] += total
 
 
 @kernel(parallel=True)
 def scatter(
-    gradient: Float32Array, u: Float32Array, v: Float32Array, weight: Float32Array, first: int, parts: Float32Array
+    gradient: Float32Array,
+    axes: Float32Array,
+    u_mm: Float32Array,
+    v_mm: Float32Array,
+    weight: Float32Array,
+    fine: Float32Array,
+    coarse: Float32Array,
+    rows: IntArray,
 ) -> None:
-    """The transpose of :func:`gather`: each of the equal shares of voxels adds into its own of ``parts`` (P, ny, nx, K).
+    """The transpose of :func:`gather`: each of the equal shares of points adds into its own of ``fine``, ``coarse``.
 
-    The shares do not depend on the number of threads, so neither do the sums.
+    They are (shares, ny, nx, 4) and need not be set: of each share the rows that it reaches are set to 0 first, and written
+    to ``rows`` (shares, 2, 2): first and last (exclusive) of both layers. The shares do not depend on the number of threads,
+    so neither do the sums.
     """
-    share_count, ny, nx, components = parts.shape
-    count = u.shape[0]
-    for part in prange(share_count):
-        for n in range(part * count // share_count, (part + 1) * count // share_count):
+    shares, count = fine.shape[0], u_mm.shape[0]
+    for share in prange(shares):
+        first, last = share * count // shares, (share + 1) * count // shares
+        lowest, highest = np.float32(np.inf), np.float32(-np.inf)
+        for n in range(first, last):
+            lowest, highest = min(lowest, v_mm[n]), max(highest, v_mm[n])
+        for layer in range(2):
+            ny = fine.shape[1] if layer == 0 else coarse.shape[1]
+            start, stop = 0, 0
+            if last > first:
+                # in double precision far places do not leave the integers' range
+                below = np.floor((float(lowest) - axes[layer, 1]) * axes[layer, 2])
+                above = np.floor((float(highest) - axes[layer, 1]) * axes[layer, 2])
+                # a row of slack: the places of the points themselves are in single precision
+                start = int(min(max(below - 1.0, 0.0), ny - 2.0))
+                stop = int(min(max(above + 3.0, float(start)), float(ny)))
+            rows[share, layer, 0], rows[share, layer, 1] = start, stop
+        fine[share, rows[share, 0, 0] : rows[share, 0, 1]] = 0.0
+        coarse[share, rows[share, 1, 0] : rows[share, 1, 1]] = 0.0
+        for n in range(first, last):
             g = gradient[n]
-            x, y = u[n], v[n]
-            if g == 0.0 or x < 0.0 or y < 0.0 or x > nx - 1 or y > ny - 1:
+            if g == 0.0:
                 continue
-            i, j = min(int(x), nx - 2), min(int(y), ny - 2)
-            a, b = x - np.float32(i), y - np.float32(j)
-            w00, w01 = (np.float32(1.0) - b) * (np.float32(1.0) - a) * g, (np.float32(1.0) - b) * a * g
-            w10, w11 = b * (np.float32(1.0) - a) * g, b * a * g
+            x, y = (u_mm[n] - axes[0, 0]) * axes[0, 2], (v_mm[n] - axes[0, 1]) * axes[0, 2]
+            ny, nx = fine.shape[1], fine.shape[2]
+            if x >= 0.0 and y >= 0.0 and x <= nx - 1 and y <= ny - 1:
+                i, j = min(np.int64(x), nx - 2), min(np.int64(y), ny - 2)
+                low = 4 * ((share * ny + j) * nx + i)
+                _spread(fine, low, low + 4 * nx, weight, 8 * n, x - np.float32(i), y - np.float32(j), g)
+            x, y = (u_mm[n] - axes[1, 0]) * axes[1, 2], (v_mm[n] - axes[1, 1]) * axes[1, 2]
+            ny, nx = coarse.shape[1], coarse.shape[2]
+            if x >= 0.0 and y >= 0.0 and x <= nx - 1 and y <= ny - 1:
+                i, j = min(np.int64(x), nx - 2), min(np.int64(y), ny - 2)
+                low = 4 * ((share * ny + j) * nx + i)
+                _spread(coarse, low, low + 4 * nx, weight, 8 * n + 4, x - np.float32(i), y - np.float32(j), g)
+
+
+@kernel(parallel=True)
+def collect(parts: Float32Array, rows: IntArray, out: Float32Array) -> None:
+    """Sum the shares (shares, ny, nx, 4) of one layer, each over its ``rows`` (shares, 2), into ``out`` (K, ny, nx), K <= 4."""
+    shares, ny, nx, _ = parts.shape
+    for j in prange(ny):
+        for k in range(out.shape[0]):
+            out[k, j] = 0.0
+        for share in range(shares):
+            if rows[share, 0] <= j < rows[share, 1]:
+                for k in range(out.shape[0]):
+                    for i in range(nx):
+                        out[k, j, i] += parts[share, j, i, k]
+
+
+@kernel(parallel=True)
+def interleave(maps: Float32Array, out: Float32Array) -> None:
+    """``maps`` (K, ny, nx), K <= 4, as (ny, nx, 4); what is beyond K is set to 0."""
+    components, ny, nx = maps.shape
+    for j in prange(ny):
+        for i in range(nx):
             for k in range(components):
-                w = weight[n, first + k]
-                parts[part, j, i, k] += w * w00
-                parts[part, j, i + 1, k] += w * w01
-                parts[part, j + 1, i, k] += w * w10
-                parts[part, j + 1, i + 1, k] += w * w11
+                out[j, i, k] = maps[k, j, i]
+            for k in range(components, 4):
+                out[j, i, k] = 0.0

@@ -18,9 +18,9 @@ from dicomplan.dose.fluence import profile_factor
 from dicomplan.dose.pencil_beam import (
     LAYERS,
     BeamSamples,
-    LayerPlaces,
     blurred_sigma_mm,
     interval_response,
+    layer_axes,
     layer_places,
     photons_cm2_per_mu,
     sampled,
@@ -35,38 +35,43 @@ Float32Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class _MapLayer:
-    """One layer of a beam: where its maps are sampled, and the responses (K, ny, rows) and (K, cols, nx)."""
+    """One layer of a beam: the responses (K, ny, rows) and (K, cols, nx) at the points of its maps."""
 
-    places: LayerPlaces
     across: Float32Array
     along: Float32Array
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(K, ny, nx) of its maps."""
+        return self.across.shape[0], self.across.shape[1], self.along.shape[2]
 
 
 @dataclass(frozen=True)
 class BeamInfluence:
-    """One beam's beamlets on the voxels of its samples; ``profile`` (rows, cols) is the off-axis fluence factor."""
+    """One beam's beamlets on the voxels of its samples.
+
+    ``profile`` (rows, cols) is the off-axis fluence factor, ``axes`` (2, 3) where the points of the layers' maps lie:
+    :func:`~dicomplan.dose.pencil_beam.layer_places`.
+    """
 
     beamlets: BeamletMap
     samples: BeamSamples
     profile: FloatArray
     layers: tuple[_MapLayer, ...]
+    axes: Float32Array
 
     def add_dose(self, fluence_mu: FloatArray, out: Float32Array) -> None:
         """Add the dose (Gy cm2 per photon x MU) of the beamlets (count,) to ``out`` (n,)."""
         cells = (self.beamlets.filled(fluence_mu) * self.profile).astype(np.float32)
-        for part in self.layers:
-            maps = np.matmul(np.matmul(part.across, cells), part.along)
-            interleaved = np.ascontiguousarray(np.moveaxis(maps, 0, -1))
-            sampled(interleaved, part.places, self.samples, out)
+        maps = [np.matmul(np.matmul(part.across, cells), part.along) for part in self.layers]
+        sampled(maps, self.axes, self.samples, out)
 
     def gradient(self, voxel_gradient: Float32Array) -> FloatArray:
         """(count,) transpose of :meth:`add_dose`."""
         total = np.zeros(self.beamlets.active.shape)
-        for part in self.layers:
-            maps = np.moveaxis(spread(voxel_gradient, part.places, self.samples), -1, 0)
-            cells = np.matmul(
-                np.matmul(part.across.transpose(0, 2, 1), np.ascontiguousarray(maps)), part.along.transpose(0, 2, 1)
-            )
+        shapes = [part.shape for part in self.layers]
+        for part, maps in zip(self.layers, spread(voxel_gradient, shapes, self.axes, self.samples), strict=True):
+            cells = np.matmul(np.matmul(part.across.transpose(0, 2, 1), maps), part.along.transpose(0, 2, 1))
             total += cells.sum(axis=0, dtype=np.float64)
         result: FloatArray = (total * self.profile)[self.beamlets.active]
         return result
@@ -94,9 +99,7 @@ class FactorisedInfluence:
         total = 0
         for beam in self.beams:
             arrays = [beam.samples.u_mm, beam.samples.v_mm, beam.samples.weight]
-            arrays += [
-                array for part in beam.layers for array in (part.across, part.along, part.places.u, part.places.v)
-            ]
+            arrays += [array for part in beam.layers for array in (part.across, part.along)]
             total += sum(array.nbytes for array in arrays)
         return total
 
@@ -125,16 +128,19 @@ def beam_influence(
     """The factors of one beam."""
     x_edges, y_edges = beamlets.x_edges_mm, beamlets.y_edges_mm
     sigma = blurred_sigma_mm(kernel, machine)
-    layers = []
+    layers, axes = [], []
+    x_range, y_range = (float(x_edges[0]), float(x_edges[-1])), (float(y_edges[0]), float(y_edges[-1]))
     for layer in LAYERS:
-        x_range, y_range = (float(x_edges[0]), float(x_edges[-1])), (float(y_edges[0]), float(y_edges[-1]))
-        places = layer_places(layer, samples, x_range, y_range)
+        x_mm, y_mm = layer_axes(layer, samples, x_range, y_range)
         widths = sigma[layer.first : layer.last]
-        along = [interval_response(x_edges[:-1], x_edges[1:], places.x_mm, float(width)).T for width in widths]
-        across = [interval_response(y_edges[:-1], y_edges[1:], places.y_mm, float(width)) for width in widths]
-        layers.append(_MapLayer(places, _float32(across), _float32(along)))
+        along = [interval_response(x_edges[:-1], x_edges[1:], x_mm, float(width)).T for width in widths]
+        across = [interval_response(y_edges[:-1], y_edges[1:], y_mm, float(width)) for width in widths]
+        layers.append(_MapLayer(_float32(across), _float32(along)))
+        axes.append(layer_places(layer, x_mm, y_mm))
     middle_x, middle_y = 0.5 * (x_edges[1:] + x_edges[:-1]), 0.5 * (y_edges[1:] + y_edges[:-1])
-    return BeamInfluence(beamlets, samples, profile_factor(machine.beam, middle_x, middle_y), tuple(layers))
+    return BeamInfluence(
+        beamlets, samples, profile_factor(machine.beam, middle_x, middle_y), tuple(layers), np.stack(axes)
+    )
 
 
 def factorised_influence(

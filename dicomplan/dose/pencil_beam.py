@@ -8,12 +8,13 @@ photon/cm2 of an open isotropic beam at the isocentre; :func:`photons_cm2_per_mu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomplan.dose._kernels_pencil import depth_weights, gather, scatter
+from dicomplan.dose._kernels_pencil import collect, depth_weights, gather, interleave, scatter
 from dicomplan.dose.fluence import FluencePlane, open_plane, plane_axes, source_sigma_mm
 from dicomplan.dose.pencil_kernel import PencilKernel
 from dicomplan.dose.point_kernels import GY_CM2_PER_MEV_MM
@@ -48,7 +49,8 @@ The reach is 4.5 times the fine layer's widest Gaussian and twice the coarse lay
 h is off by at most h^2 / (8 sigma^2) of a Gaussian's own share: 1 % of 0.1 for the coarse one of 14 mm.
 """
 
-_SHARES = 4  # of the voxels in the transposed product: fixed, so that sums do not depend on the threads
+_WIDE = 4  # components of a layer's maps, as many as a vector instruction takes; those that a layer has not got are 0
+_SHARES = 8  # of the voxels in the transposed product: fixed, so that sums do not depend on the threads
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ class Medium:
 
 @dataclass(frozen=True)
 class BeamSamples:
-    """Points seen by one beam: ``u_mm``, ``v_mm`` (n,) on the isocentre plane, ``weight`` (n, K) Gy cm2 per photon."""
+    """Points seen by one beam: ``u_mm``, ``v_mm`` (n,) on the isocentre plane, ``weight`` (n, 8) Gy cm2 per photon.
+
+    Weights are those of the kernel's Gaussians, four for each layer of :data:`LAYERS`; what a layer has not got is 0.
+    """
 
     u_mm: Float32Array
     v_mm: Float32Array
@@ -96,14 +101,18 @@ def beam_samples(frame: BeamFrame, around: Medium, voxels: NDArray[np.int64], ke
     sad = frame.source_axis_distance_mm
     scale = (distance / sad * around.averaged.ravel()[voxels]).astype(np.float32)
     factor = (GY_CM2_PER_MEV_MM * (sad / distance) ** 2).astype(np.float32)
-    weight = np.empty((len(points), len(kernel.sigma_mm)), dtype=np.float32)
+    table = np.zeros((len(kernel.depth_mm), len(kernel.scale), _WIDE * len(LAYERS)))
+    for number, layer in enumerate(LAYERS):
+        own = kernel.weight_mev_per_mm[:, :, layer.first : layer.last]
+        table[:, :, _WIDE * number : _WIDE * number + own.shape[2]] = own
+    weight = np.empty((len(points), table.shape[2]), dtype=np.float32)
     log_scale = np.log(kernel.scale)
     depth_weights(
         depth,
         scale,
         # Gy cm2 per photon are about 1e-12: far above the smallest float32
         factor,
-        np.ascontiguousarray(kernel.weight_mev_per_mm),
+        table,
         kernel.depth_mm,
         float(log_scale[0]),
         float(log_scale[1] - log_scale[0]),
@@ -130,13 +139,13 @@ def interval_response(low_mm: FloatArray, high_mm: FloatArray, at_mm: FloatArray
 
 
 def convolved(plane: FluencePlane, sigma_mm: FloatArray, x_mm: FloatArray, y_mm: FloatArray) -> Float32Array:
-    """(ny, nx, K) the plane (constant within its pixels) convolved with each Gaussian, at points x, y (mm)."""
+    """(K, ny, nx) the plane (constant within its pixels) convolved with each Gaussian, at points x, y (mm)."""
     half = 0.5 * plane.step_mm
-    maps = np.empty((len(y_mm), len(x_mm), len(sigma_mm)), dtype=np.float32)
+    maps = np.empty((len(sigma_mm), len(y_mm), len(x_mm)), dtype=np.float32)
     for k, sigma in enumerate(sigma_mm):
         along = interval_response(plane.x_mm - half, plane.x_mm + half, x_mm, float(sigma))
         across = interval_response(plane.y_mm - half, plane.y_mm + half, y_mm, float(sigma))
-        maps[:, :, k] = across @ plane.values @ along.T
+        maps[k] = across @ plane.values @ along.T
     return maps
 
 
@@ -153,42 +162,35 @@ def layer_axes(
     return plane_axes(ranges[0], ranges[1], layer.step_mm)
 
 
-@dataclass(frozen=True)
-class LayerPlaces:
-    """Where the points of a beam's samples lie on one layer's maps.
+def sampled(maps: Sequence[Float32Array], axes: Float32Array, samples: BeamSamples, out: Float32Array) -> None:
+    """Add to ``out`` (n,) what the convolved maps (K, ny, nx) of both layers give to the points.
 
-    ``x_mm`` (nx,) and ``y_mm`` (ny,) are the maps' points, ``u`` and ``v`` (n,) float32 the samples' fractional indices.
+    ``axes`` (2, 3) is what :func:`layer_places` says of each layer.
     """
-
-    layer: Layer
-    x_mm: FloatArray
-    y_mm: FloatArray
-    u: Float32Array
-    v: Float32Array
-
-
-def layer_places(
-    layer: Layer, samples: BeamSamples, x_range_mm: tuple[float, float], y_range_mm: tuple[float, float]
-) -> LayerPlaces:
-    """The maps of one layer for a field of these ranges (mm at isocentre), and where the samples lie on them."""
-    x_mm, y_mm = layer_axes(layer, samples, x_range_mm, y_range_mm)
-    step = np.float32(layer.step_mm)
-    u, v = (samples.u_mm - np.float32(x_mm[0])) / step, (samples.v_mm - np.float32(y_mm[0])) / step
-    return LayerPlaces(layer, x_mm, y_mm, u, v)
+    wide = []
+    for one in maps:
+        wide.append(np.empty((*one.shape[1:], _WIDE), dtype=np.float32))
+        interleave(one, wide[-1])
+    gather(wide[0], wide[1], axes, samples.u_mm, samples.v_mm, samples.weight, out)
 
 
-def sampled(maps: Float32Array, places: LayerPlaces, samples: BeamSamples, out: Float32Array) -> None:
-    """Add to ``out`` (n,) what one layer's convolved maps (ny, nx, K) give to the points."""
-    gather(maps, places.u, places.v, samples.weight, places.layer.first, out)
+def spread(
+    gradient: Float32Array, shapes: Sequence[tuple[int, int, int]], axes: Float32Array, samples: BeamSamples
+) -> list[Float32Array]:
+    """Transpose of :func:`sampled`: what each point of both layers' maps, of ``shapes``, contributes to ``gradient`` (n,)."""
+    parts = [np.empty((_SHARES, *shape[1:], _WIDE), dtype=np.float32) for shape in shapes]
+    rows = np.empty((_SHARES, len(LAYERS), 2), dtype=np.int64)
+    scatter(gradient, axes, samples.u_mm, samples.v_mm, samples.weight, parts[0], parts[1], rows)
+    result = []
+    for number, shape in enumerate(shapes):
+        result.append(np.empty(shape, dtype=np.float32))
+        collect(parts[number], np.ascontiguousarray(rows[:, number]), result[-1])
+    return result
 
 
-def spread(gradient: Float32Array, places: LayerPlaces, samples: BeamSamples) -> Float32Array:
-    """(ny, nx, K) transpose of :func:`sampled`: what each point of a layer's maps contributes to ``gradient`` (n,)."""
-    layer = places.layer
-    parts = np.zeros((_SHARES, len(places.y_mm), len(places.x_mm), layer.last - layer.first), dtype=np.float32)
-    scatter(gradient, places.u, places.v, samples.weight, layer.first, parts)
-    total: Float32Array = parts.sum(axis=0)
-    return total
+def layer_places(layer: Layer, x_mm: FloatArray, y_mm: FloatArray) -> Float32Array:
+    """(3,) x and y of the first point of a layer's maps (mm), and points per mm."""
+    return np.array([x_mm[0], y_mm[0], 1.0 / layer.step_mm], dtype=np.float32)
 
 
 def pencil_beam_dose(plane: FluencePlane, samples: BeamSamples, sigma_mm: FloatArray) -> Float32Array:
@@ -197,10 +199,12 @@ def pencil_beam_dose(plane: FluencePlane, samples: BeamSamples, sigma_mm: FloatA
     x_range = (float(plane.x_mm[0]) - half, float(plane.x_mm[-1]) + half)
     y_range = (float(plane.y_mm[0]) - half, float(plane.y_mm[-1]) + half)
     out = np.zeros(len(samples.u_mm), dtype=np.float32)
+    maps, axes = [], []
     for layer in LAYERS:
-        places = layer_places(layer, samples, x_range, y_range)
-        maps = convolved(plane, sigma_mm[layer.first : layer.last], places.x_mm, places.y_mm)
-        sampled(maps, places, samples, out)
+        x_mm, y_mm = layer_axes(layer, samples, x_range, y_range)
+        maps.append(convolved(plane, sigma_mm[layer.first : layer.last], x_mm, y_mm))
+        axes.append(layer_places(layer, x_mm, y_mm))
+    sampled(maps, np.stack(axes), samples, out)
     return out
 
 
@@ -227,5 +231,5 @@ def photons_cm2_per_mu(machine: MachineModel, kernel: PencilKernel) -> float:
         float(log_scale[1] - log_scale[0]),
         weight,
     )
-    dose = float(maps[0, 0].astype(np.float64) @ weight[0].astype(np.float64))
+    dose = float(maps[:, 0, 0].astype(np.float64) @ weight[0].astype(np.float64))
     return calibration.dose_per_mu_gy / dose
