@@ -76,6 +76,25 @@ def test_every_built_key_is_there_and_described():
     assert "avoid" not in top["beams"]["properties"]
 
 
+def properties(schema, path=""):
+    """Every named property of a schema, however deep, with its path."""
+    if isinstance(schema, dict):
+        for key, value in schema.get("properties", {}).items():
+            yield f"{path}/{key}", value
+            yield from properties(value, f"{path}/{key}")
+        for key in ("items", "additionalProperties", "anyOf"):
+            yield from properties(schema.get(key), path)
+    elif isinstance(schema, list):
+        for option in schema:
+            yield from properties(option, path)
+
+
+def test_each_key_at_any_depth_is_described():
+    found = dict(properties(template_schema()))
+    assert {"/beams/fields/couch", "/beams/gantry/count", "/objectives/volume", "/prescription/targets"} <= set(found)
+    assert [path for path, value in found.items() if len(value.get("description", "")) < 10] == []
+
+
 @pytest.mark.parametrize("name", template_names())
 def test_shipped_templates_fit_the_schema(name):
     assert valid(yaml.safe_load(template_text(name)), template_schema())
@@ -106,6 +125,9 @@ BASE = {"dicomplan": 1, "prescription": {"fractions": 30, "targets": {"PTV": "60
         ({"goals": {"PTV": ["D95% >= 60 Gy"]}}, False),
         ({"objectives": {"PTV": [{"type": "max_dvh", "dose": "60 Gy", "volume": "3 %", "weight": 2}]}}, True),
         ({"objectives": {"PTV": [{"type": "soft", "dose": "60 Gy"}]}}, False),
+        ({"objectives": {"PTV": [{"type": "min_geud", "dose": "60 Gy", "a": -10}]}}, True),
+        ({"objectives": {"PTV": [{"type": "min_geud", "dose": "60 Gy", "a": "low"}]}}, False),
+        ({"objectives": {"PTV": [{"type": "variance", "weight": 3}]}}, True),
         ({"dose": {"grid": "3 mm"}}, True),
         ({"dose": {"grid": 3}}, False),
         ({"delivery": {"mode": "sliding_window"}}, True),

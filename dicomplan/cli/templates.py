@@ -1,4 +1,4 @@
-"""``dicomplan templates``: list, show and check plan templates, print their JSON Schema."""
+"""``dicomplan templates``: list, show, check and draft plan templates, print their JSON Schema."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from dicomplan.cli.session import Session, table
 
 def add(commands: Commands) -> None:
     """Add the command ``templates`` and its actions to the command line."""
-    actions = Commands(commands.add("templates", "list, show and check plan templates"), "actions")
+    actions = Commands(commands.add("templates", "list, show, check and draft plan templates"), "actions")
     actions.add("list", "list the shipped templates", list_templates)
     show = actions.add("show", "print a shipped template, to be copied and changed", show_template)
     show.add_argument("name", metavar="NAME")
     check = actions.add("check", "read a template file and report every problem with its line", check_template)
     check.add_argument("file", metavar="FILE")
+    new = actions.add("new", "draft a template from the ROI names of a study, for a person to finish", new_template)
+    new.add_argument("study", nargs="+", metavar="STUDY", help="a folder (searched recursively), a zip, or files")
+    new.add_argument("--structure-set", metavar="ID", help="the RTSTRUCT to use: its UID, label or file name")
     actions.add("schema", "print the JSON Schema of templates, each key described", print_schema)
 
 
@@ -54,6 +57,19 @@ def check_template(options: argparse.Namespace, session: Session) -> int:
     }
     listed = ", ".join(f"{count} {name}" for name, count in counts.items())
     session.result(f"ok: {template.name} ({listed})", {"schema": 1, "ok": True, "name": template.name, **counts})
+    return 0
+
+
+def new_template(options: argparse.Namespace, session: Session) -> int:
+    """Print the text of a template drafted from a study's ROIs."""
+    study = existing_paths(options.study)
+    with session.progress() as progress:
+        from dicomplan.workflow.templates import draft_template
+
+        text = draft_template(study, options.structure_set, progress)
+    marked = sum("DECIDE" in line for line in text.splitlines()) - 1  # one line says what the mark means
+    session.note(f"{marked} lines are marked DECIDE: look at each before you plan with it.")
+    session.result(text, {"schema": 1, "text": text, "marked": marked})
     return 0
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import get_args
+
+from dicomplan.plan.template import ObjectiveType
 
 NEWEST_VERSION = 1
 """The newest version of the template grammar that is known."""
@@ -105,7 +108,14 @@ SECTIONS: dict[str, dict[str, Key]] = {
                     {"type": "array", "items": _ANGLE, "minItems": 1},
                     {
                         "type": "object",
-                        "properties": {"count": {"type": "integer", "minimum": 1, "maximum": 72}},
+                        "properties": {
+                            "count": {
+                                "description": "Number of beams in equal steps from gantry 0.",
+                                "type": "integer",
+                                "minimum": 1,
+                                "maximum": 72,
+                            }
+                        },
                         "required": ["count"],
                         "additionalProperties": False,
                     },
@@ -126,13 +136,26 @@ SECTIONS: dict[str, dict[str, Key]] = {
     },
     "term": {
         "type": Key(
-            "Kind of the term.",
-            {"enum": ["uniform", "min_dose", "max_dose", "mean_dose", "max_dvh", "min_dvh"]},
+            "Kind of the term. Squares of what single points deviate: uniform, min_dose, max_dose; of what their mean does:"
+            " mean_dose, min_mean; of what the mean of the hottest or coldest part does: max_tail, min_tail; what dose-volume"
+            " points do: max_dvh, min_dvh; what the generalised equivalent uniform dose does: max_geud, min_geud; what a"
+            " smooth form of the hottest point does: smooth_max. Without a dose: linear, the mean itself; variance, about"
+            " the structure's own mean.",
+            {"enum": list(get_args(ObjectiveType))},
             True,
         ),
-        "dose": Key("Dose of the course, such as 70 Gy.", _DOSE, True),
+        "dose": Key("Dose of the course, such as 70 Gy; not of linear and variance.", _DOSE),
         "weight": Key("Weight of the term; 1 if left out.", {"type": "number", "exclusiveMinimum": 0}),
-        "volume": Key("Part of the volume for max_dvh and min_dvh, such as 30 %.", _TEXT),
+        "volume": Key(
+            "Part of the volume, such as 30 %: of max_dvh what may get more, of min_dvh what must get as much, of max_tail"
+            " and min_tail the hottest and the coldest part.",
+            _TEXT,
+        ),
+        "a": Key(
+            "Exponent of the generalised equivalent uniform dose: of max_geud 1 (the mean) or more, such as 8; of min_geud"
+            " 1 or less and not 0, such as -10.",
+            {"type": "number", "minimum": -100, "maximum": 100},
+        ),
     },
     "dose": {
         "grid": Key(
