@@ -139,18 +139,24 @@ def gather(
     one's first point and its points per mm, ``weight`` (n, 8) those of the fine layer and then those of the coarse one. A
     point beyond the outermost points of a map gets nothing from it.
     """
+    # comparisons and sums in single precision only: they are most of what is not a vector
+    zero = np.float32(0.0)
+    x0, y0, per_mm = axes[0, 0], axes[0, 1], axes[0, 2]
+    x1, y1, per_mm1 = axes[1, 0], axes[1, 1], axes[1, 2]
+    fine_x, fine_y = np.float32(fine.shape[1] - 1), np.float32(fine.shape[0] - 1)
+    coarse_x, coarse_y = np.float32(coarse.shape[1] - 1), np.float32(coarse.shape[0] - 1)
     for n in prange(u_mm.shape[0]):
-        total = np.float32(0.0)
-        x, y = (u_mm[n] - axes[0, 0]) * axes[0, 2], (v_mm[n] - axes[0, 1]) * axes[0, 2]
-        ny, nx = fine.shape[0], fine.shape[1]
-        if x >= 0.0 and y >= 0.0 and x <= nx - 1 and y <= ny - 1:
-            i, j = min(np.int64(x), nx - 2), min(np.int64(y), ny - 2)
+        total = zero
+        x, y = (u_mm[n] - x0) * per_mm, (v_mm[n] - y0) * per_mm
+        if x >= zero and y >= zero and x <= fine_x and y <= fine_y:
+            nx = fine.shape[1]
+            i, j = min(np.int64(x), nx - 2), min(np.int64(y), fine.shape[0] - 2)
             low = 4 * (j * nx + i)
             total += _sample(fine, low, low + 4 * nx, weight, 8 * n, x - np.float32(i), y - np.float32(j))
-        x, y = (u_mm[n] - axes[1, 0]) * axes[1, 2], (v_mm[n] - axes[1, 1]) * axes[1, 2]
-        ny, nx = coarse.shape[0], coarse.shape[1]
-        if x >= 0.0 and y >= 0.0 and x <= nx - 1 and y <= ny - 1:
-            i, j = min(np.int64(x), nx - 2), min(np.int64(y), ny - 2)
+        x, y = (u_mm[n] - x1) * per_mm1, (v_mm[n] - y1) * per_mm1
+        if x >= zero and y >= zero and x <= coarse_x and y <= coarse_y:
+            nx = coarse.shape[1]
+            i, j = min(np.int64(x), nx - 2), min(np.int64(y), coarse.shape[0] - 2)
             low = 4 * (j * nx + i)
             total += _sample(coarse, low, low + 4 * nx, weight, 8 * n + 4, x - np.float32(i), y - np.float32(j))
         dose[n] += total
@@ -174,6 +180,11 @@ def scatter(
     so neither do the sums.
     """
     shares, count = fine.shape[0], u_mm.shape[0]
+    zero = np.float32(0.0)
+    x0, y0, per_mm = axes[0, 0], axes[0, 1], axes[0, 2]
+    x1, y1, per_mm1 = axes[1, 0], axes[1, 1], axes[1, 2]
+    fine_x, fine_y = np.float32(fine.shape[2] - 1), np.float32(fine.shape[1] - 1)
+    coarse_x, coarse_y = np.float32(coarse.shape[2] - 1), np.float32(coarse.shape[1] - 1)
     for share in prange(shares):
         first, last = share * count // shares, (share + 1) * count // shares
         lowest, highest = np.float32(np.inf), np.float32(-np.inf)
@@ -194,17 +205,17 @@ def scatter(
         coarse[share, rows[share, 1, 0] : rows[share, 1, 1]] = 0.0
         for n in range(first, last):
             g = gradient[n]
-            if g == 0.0:
+            if g == zero:
                 continue
-            x, y = (u_mm[n] - axes[0, 0]) * axes[0, 2], (v_mm[n] - axes[0, 1]) * axes[0, 2]
+            x, y = (u_mm[n] - x0) * per_mm, (v_mm[n] - y0) * per_mm
             ny, nx = fine.shape[1], fine.shape[2]
-            if x >= 0.0 and y >= 0.0 and x <= nx - 1 and y <= ny - 1:
+            if x >= zero and y >= zero and x <= fine_x and y <= fine_y:
                 i, j = min(np.int64(x), nx - 2), min(np.int64(y), ny - 2)
                 low = 4 * ((share * ny + j) * nx + i)
                 _spread(fine, low, low + 4 * nx, weight, 8 * n, x - np.float32(i), y - np.float32(j), g)
-            x, y = (u_mm[n] - axes[1, 0]) * axes[1, 2], (v_mm[n] - axes[1, 1]) * axes[1, 2]
+            x, y = (u_mm[n] - x1) * per_mm1, (v_mm[n] - y1) * per_mm1
             ny, nx = coarse.shape[1], coarse.shape[2]
-            if x >= 0.0 and y >= 0.0 and x <= nx - 1 and y <= ny - 1:
+            if x >= zero and y >= zero and x <= coarse_x and y <= coarse_y:
                 i, j = min(np.int64(x), nx - 2), min(np.int64(y), ny - 2)
                 low = 4 * ((share * ny + j) * nx + i)
                 _spread(coarse, low, low + 4 * nx, weight, 8 * n + 4, x - np.float32(i), y - np.float32(j), g)
