@@ -11,7 +11,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dicomplan import DISCLAIMER, __version__
-from dicomplan.cli import check, convert, demo, doctor, dose, evaluate, inspect, machines, plan, templates
+from dicomplan.cli import (
+    check,
+    convert,
+    demo,
+    doctor,
+    dose,
+    evaluate,
+    inspect,
+    jobs,
+    machines,
+    plan,
+    send,
+    templates,
+    watch,
+)
 from dicomplan.cli.failures import failure
 from dicomplan.cli.interrupts import Interrupts, Terminated
 from dicomplan.cli.options import Commands, Parser, common_options
@@ -79,7 +93,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = Commands(parser, "commands")
-    for command in (inspect, convert, plan, dose, evaluate, check, demo, templates, machines, doctor):
+    for command in (
+        inspect,
+        convert,
+        plan,
+        dose,
+        evaluate,
+        check,
+        watch,
+        jobs,
+        send,
+        demo,
+        templates,
+        machines,
+        doctor,
+    ):
         command.add(commands)
     return parser
 

@@ -223,22 +223,33 @@ class JobStore:
         )
         return [JobFile(uid, sha, kind, container, size, bool(on)) for uid, sha, kind, container, size, on in rows]
 
-    def containers(self, outbox: str, config: str) -> set[str]:
+    def containers(self, outbox: str, config: str, replan: bool = False) -> set[str]:
         """Content hashes of the files that are inputs of jobs of one outbox and configuration.
 
         Not counted: files of a job that the service itself refused for what was missing, once they have been moved away:
-        handed in again, they are looked at again.
+        handed in again, they are looked at again; with ``replan`` so are those of all jobs.
         """
         rows = self._base.execute(
             "SELECT DISTINCT container_sha256 FROM files JOIN jobs ON jobs.id = files.job WHERE outbox = ? AND config = ?"
-            " AND NOT (state = 'refused' AND exit_code IS NULL AND moved)",
-            (outbox, config),
+            " AND NOT (moved AND (? OR (state = 'refused' AND exit_code IS NULL)))",
+            (outbox, config, replan),
         )
         return {row[0] for row in rows}
 
     def stamp(self) -> tuple[int, int]:
         """Changes whenever this or another process changed the store."""
         return int(self._base.execute("PRAGMA data_version").fetchone()[0]), self._base.total_changes
+
+    def unmoved(self, outbox: str) -> list[Job]:
+        """Ended jobs whose input may still lie in the inbox."""
+        return self._jobs(
+            f"WHERE outbox = ? AND NOT moved AND state NOT IN {ACTIVE} ORDER BY received_s, rowid", outbox
+        )
+
+    def not_handed_over(self, outbox: str) -> list[Job]:
+        """Done jobs whose result was not handed over completely, oldest first."""
+        clause = "WHERE outbox = ? AND state = 'done' AND NOT handed_over ORDER BY ended_s, rowid"
+        return self._jobs(clause, outbox)
 
     def counts(self, outbox: str) -> dict[str, int]:
         """Number of jobs in each state."""
@@ -256,8 +267,17 @@ class JobStore:
 
     # Changing
 
-    def add(self, job: NewJob, files: Sequence[JobFile], supersedes: Sequence[str] = ()) -> bool:
-        """Store a new job and mark those that it supersedes, in one transaction; False if its key is there already."""
+    def add(
+        self,
+        job: NewJob,
+        files: Sequence[JobFile],
+        supersedes: Sequence[str] = (),
+        before_commit: Callable[[], None] | None = None,
+    ) -> bool:
+        """Store a new job and mark those that it supersedes, in one transaction; False if its key is there already.
+
+        ``before_commit`` is called when the key is known to be ours, before anybody else can see the job.
+        """
         values = asdict(job)
         try:
             with self._change() as base:
@@ -277,6 +297,8 @@ class JobStore:
                     )
                 if job.state not in ACTIVE:
                     base.execute("UPDATE jobs SET ended_s = ? WHERE id = ?", (self._clock(), job.id))
+                if before_commit is not None:
+                    before_commit()
         except sqlite3.IntegrityError:
             return False
         return True
@@ -382,6 +404,15 @@ class JobStore:
             " WHERE id = ? AND state IN ('failed', 'cancelled')",
             (job,),
         )
+
+    def add_files(self, job: str, files: Sequence[JobFile]) -> None:
+        """Add files that move with a job; its input is to be moved (again)."""
+        with self._change() as base:
+            base.executemany(
+                "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, 0)",
+                [(job, f.uid, f.sha256, f.kind, f.container_sha256, f.size) for f in files],
+            )
+            base.execute("UPDATE jobs SET moved = 0 WHERE id = ?", (job,))
 
     def set_moved(self, job: str) -> None:
         """Note that the input of an ended job has been moved out of the inbox (or is left there on purpose)."""

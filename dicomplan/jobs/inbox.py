@@ -1,0 +1,146 @@
+"""The inbox as the service knows it: scans, contents of files read once, and input of earlier jobs called back."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicomplan.errors import DicomplanError
+from dicomplan.jobs.clean import reason_of_file
+from dicomplan.jobs.contents import FileContents, file_sha256, read_contents
+from dicomplan.jobs.delivering import REASON_FILE, input_folders
+from dicomplan.jobs.readiness import Present
+from dicomplan.jobs.scan import FileState, Snapshot, Watched, take_snapshot
+
+_RECALLED_SINCE_S = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """A file that was looked at in one state: what it holds, or why it could not be read; ``sha256`` of the file."""
+
+    state: FileState
+    contents: FileContents | None
+    error: str | None
+    sha256: str
+
+
+class Inbox:
+    """Scans of one inbox and an index of its stable files. ``quiet_s`` as in :class:`~dicomplan.jobs.readiness.Waits`."""
+
+    def __init__(self, path: Path, quiet_s: float) -> None:
+        self.path = path
+        self.quiet_s = quiet_s
+        self.watched = Watched()
+        self.index: dict[str, Indexed] = {}
+        self.empty_folders: tuple[str, ...] = ()
+        self._recalled: dict[str, list[Present]] = {}
+
+    def scan(self, now_s: float) -> Snapshot:
+        """List the inbox; entries of files that changed or went are dropped, unless the listing failed."""
+        snapshot = take_snapshot(self.path)
+        self.watched.observe(snapshot, now_s)
+        if snapshot.trouble is None:
+            seen = self.watched.seen
+            gone = [name for name, one in self.index.items() if name not in seen or seen[name].state != one.state]
+            for name in gone:
+                del self.index[name]
+            self.empty_folders = snapshot.empty_folders
+        return snapshot
+
+    def look(self, now_s: float, budget_s: float) -> bool:
+        """Read stable files that were not read in their present state, for about ``budget_s``; whether some are left."""
+        until = time.monotonic() + budget_s
+        # by folder, so that the first studies are complete early
+        for name in sorted(self.watched.stable(self.quiet_s, now_s)):
+            if name in self.index:
+                continue
+            if time.monotonic() > until:
+                return True
+            self.index[name] = self._read(name)
+        return False
+
+    def _read(self, name: str) -> Indexed:
+        path = self.path / name
+        state = self.watched.seen[name].state
+        try:
+            contents = read_contents(path)
+        except DicomplanError as error:
+            return Indexed(state, None, reason_of_file(error, path), self._hash(name, state))
+        except OSError as error:
+            return Indexed(state, None, f"cannot be read: {error.strerror}", self._hash(name, state))
+        return Indexed(state, contents, None, contents.sha256)
+
+    def _hash(self, name: str, state: FileState) -> str:
+        try:
+            return file_sha256(self.path / name)
+        except OSError:
+            # what cannot be opened is known by where it lies and what it looks like
+            return hashlib.sha256(f"{name}\n{state}".encode("utf-8", "surrogateescape")).hexdigest()
+
+    def next_due_s(self, now_s: float) -> float | None:
+        """Seconds until the next file can become stable; None if no file waits for that."""
+        waits = [
+            one.since_s + self.quiet_s - now_s for name, one in self.watched.seen.items() if name not in self.index
+        ]
+        return max(min(waits), 0.0) if waits else None
+
+    def busy_folders(self) -> frozenset[str]:
+        """Folders that hold a file which is not stable yet."""
+        return frozenset(name.rpartition("/")[0] for name in self.watched.seen if name not in self.index)
+
+    def present(self, known: set[str]) -> list[Present]:
+        """All objects of readable files; ``known``: hashes of files that are inputs of jobs already."""
+        found: dict[tuple[str, str], Present] = {}
+        for name, one in self.index.items():
+            if one.contents is None:
+                continue
+            hurried = bool(self.watched.ready_folders) and self.watched.is_ready(name)
+            for content in one.contents.objects:
+                key = (content.uid, content.sha256)
+                item = Present(
+                    content,
+                    name,
+                    one.sha256,
+                    self.watched.seen[name].since_s,
+                    one.sha256 not in known,
+                    one.contents.is_zip,
+                    hurried,
+                )
+                # of two copies the one that a job has
+                if key not in found or not item.fresh:
+                    found[key] = item
+        return list(found.values())
+
+    def unreadable(self, now_s: float, after_s: float) -> list[tuple[str, Indexed]]:
+        """Files that could not be read and have not changed for ``after_s``."""
+        return [
+            (name, one)
+            for name, one in self.index.items()
+            if one.error is not None and now_s - self.watched.seen[name].since_s >= after_s
+        ]
+
+    def recall(self, job: str) -> Sequence[Present]:
+        """The objects of an ended job that were moved out of the inbox."""
+        if job not in self._recalled:
+            found = []
+            for folder in input_folders(self.path, job):
+                for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+                    if path.name == REASON_FILE or not path.is_file():
+                        continue
+                    try:
+                        contents = read_contents(path)
+                    except (DicomplanError, OSError):
+                        continue
+                    name = path.relative_to(self.path).as_posix()
+                    for content in contents.objects:
+                        found.append(Present(content, name, contents.sha256, _RECALLED_SINCE_S, False, contents.is_zip))
+            self._recalled[job] = found
+        return self._recalled[job]
+
+    def forget_recalled(self) -> None:
+        """Drop what was called back: the folders have changed, or nobody needs them."""
+        self._recalled.clear()
