@@ -1,5 +1,8 @@
 """Terms of the objective: gradients, convexity, independence of the grid, meaning; kernels against slow twins."""
 
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,13 +11,14 @@ from twins import optimization_twins as twins
 
 from dicomplan.metrics.dvh import DoseSamples
 from dicomplan.optimization import _kernels
-from dicomplan.optimization.constraints import Constraint, ConstraintState, add_constraint, hold
+from dicomplan.optimization.constraints import Constraint, ConstraintState, add_constraint, hold, relaxed
 from dicomplan.optimization.smoothing import Smoothing, smoothing
-from dicomplan.optimization.terms import CONVEX, Term, add_term
+from dicomplan.optimization.terms import CONVEX, Term, TermKind, add_term
 from dicomplan.optimization.voxels import VoxelSet
 
 SCALE = 60.0
-KINDS = ("uniform", "max_dose", "min_dose", "mean_dose", "min_mean", "max_tail", "min_tail", "max_dvh", "min_dvh")
+KINDS = get_args(TermKind)
+EXPONENTS = {"max_geud": 8.0, "min_geud": -10.0}
 
 
 def voxel_set(generator, voxels, count):
@@ -24,7 +28,17 @@ def voxel_set(generator, voxels, count):
 
 def make_term(kind, voxels, dose, share=0.3, weight=3.0):
     volume = share * voxels.volume if kind.endswith(("tail", "dvh")) else 0.0
-    return Term(kind, voxels, dose, weight, volume, pull=0.4 if kind == "mean_dose" else 0.0)
+    count = len(voxels.indices)
+    return Term(
+        kind,
+        voxels,
+        dose,
+        weight,
+        volume,
+        pull=0.4 if kind == "mean_dose" else 0.0,
+        exponent=EXPONENTS.get(kind, 0.0),
+        reference_gy=dose * (0.7 + 0.03 * (np.arange(count) % 20)) if kind == "reference" else None,
+    )
 
 
 def value(term, dose):
@@ -51,7 +65,7 @@ def test_gradients_are_those_of_central_differences(kind, level):
 def test_every_kind_has_a_gradient_somewhere_in_the_test_above(kind):
     generator = np.random.default_rng(1)
     term = make_term(kind, voxel_set(generator, 80, 50), 40.0)
-    bad = np.full(80, 60.0) if kind.startswith(("max", "mean", "uniform")) else np.full(80, 20.0)
+    bad = np.full(80, 20.0) if kind.startswith("min") else np.full(80, 60.0)
     assert value(term, bad + generator.uniform(0, 1, 80)) > 0.0
 
 
@@ -68,7 +82,7 @@ def test_convex_kinds_lie_below_their_chords(kind, seed, part):
 def test_gradients_of_convex_kinds_support_them_from_below_even_at_ties(kind, seed):
     generator = np.random.default_rng(seed)
     term = make_term(kind, voxel_set(generator, 30, 20), 4.0, share=generator.uniform(0.05, 1.0))
-    here, there = generator.integers(0, 8, (2, 30)).astype(float)
+    here, there = generator.integers(1, 9, (2, 30)).astype(float)
     gradient = np.zeros(30)
     at = add_term(term, here, SCALE, gradient)
     assert value(term, there) >= at + gradient @ (there - here) - 1e-12
@@ -117,6 +131,63 @@ def test_values_that_can_be_said_by_heart():
     assert one("max_dvh", 60.0, 0.5) == pytest.approx((0.01 + 0.5 * 0.04) / 4)
     assert one("min_dvh", 60.0, 1.0) == 0.0
     assert one("min_dvh", 60.0, 0.25) == pytest.approx(0.75 * 0.25 / 4)
+    assert one("linear", 0.0) == pytest.approx(0.95)
+    assert one("variance", 0.0) == pytest.approx((27.0**2 + 3**2 + 9**2 + 15**2) / 4 / 60**2)
+    means = [value(Term("max_geud", voxels, 54.0, 1.0, exponent=1.0), dose), one("mean_dose", 54.0)]
+    assert means[0] == pytest.approx(means[1])  # a = 1 is the mean
+    squares = np.sqrt((30.0**2 + 60**2 + 66**2 + 72**2) / 4)
+    assert value(Term("max_geud", voxels, 0.0, 1.0, exponent=2.0), dose) == pytest.approx((squares / 60) ** 2)
+    harmonic = 4 / (1 / 30 + 1 / 60 + 1 / 66 + 1 / 72)
+    assert value(Term("min_geud", voxels, 60.0, 1.0, exponent=-1.0), dose) == pytest.approx((1 - harmonic / 60) ** 2)
+    reference = Term("reference", voxels, 0.0, 1.0, reference_gy=np.array([30.0, 54.0, 66.0, 78.0]))
+    assert value(reference, dose) == pytest.approx((0.1**2 + 0.1**2) / 4)
+
+
+@given(st.integers(0, 10**6))
+def test_generalised_means_lie_between_mean_and_extreme(seed):
+    """The smooth maximum from below by at most s log(V / v); the gEUD rises with a from the minimum to the maximum."""
+    generator = np.random.default_rng(seed)
+    voxels, dose = voxel_set(generator, 40, 30), generator.uniform(1, 60, 40)
+    own, volume = dose[voxels.indices], voxels.volume
+    mean = float(voxels.weights @ own) / volume
+
+    def level(kind, exponent=0.0):
+        squared = value(Term(kind, voxels, 0.0 if kind != "min_geud" else 100.0, 1.0, exponent=exponent), dose)
+        return SCALE * np.sqrt(squared) if kind != "min_geud" else 100.0 - SCALE * np.sqrt(squared)
+
+    soft = level("smooth_max")
+    hottest = voxels.weights[own.argmax()]
+    assert own.max() - 0.01 * SCALE * np.log(volume / hottest) - 1e-9 <= soft <= own.max() + 1e-9
+    assert soft >= mean
+    rising = [level("min_geud", a) for a in (-200.0, -10.0, -1.0, 0.5, 1.0)]
+    rising += [level("max_geud", a) for a in (1.0, 2.0, 8.0, 200.0)]
+    assert (np.diff(rising) >= -1e-9).all()
+    assert rising[4] == pytest.approx(mean)
+    assert own.min() - 1e-9 <= rising[0] <= 1.1 * own.min()
+    assert 0.9 * own.max() <= rising[-1] <= own.max() + 1e-9
+
+
+@pytest.mark.parametrize("kind", ["smooth_max", "max_geud", "min_geud"])
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e4, 1e12])
+def test_generalised_means_stay_finite_at_any_dose(kind, size):
+    """Doses of nothing and of far too much: neither value nor gradient overflows."""
+    generator = np.random.default_rng(2)
+    voxels = voxel_set(generator, 40, 30)
+    term = replace(make_term(kind, voxels, 40.0), exponent=50.0 * np.sign(EXPONENTS.get(kind, 0.0)))
+    gradient = np.zeros(40)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        found = add_term(term, size * generator.uniform(0, 1, 40), SCALE, gradient)
+    assert np.isfinite(found)
+    assert np.isfinite(gradient).all()
+
+
+def test_even_dose_has_no_variance_at_any_level_and_the_reference_itself_no_distance():
+    voxels = voxel_set(np.random.default_rng(2), 40, 30)
+    for level in (0.0, 20.0, 80.0):
+        assert value(make_term("variance", voxels, 0.0), np.full(40, level)) == pytest.approx(0.0, abs=1e-20)
+    dose = np.random.default_rng(3).uniform(0, 60, 40)
+    same = Term("reference", voxels, 0.0, 1.0, reference_gy=dose[voxels.indices])
+    assert value(same, dose) == 0.0
 
 
 @given(st.integers(0, 10**6))
@@ -173,9 +244,10 @@ def test_kernels_against_slow_twins(seed, ties):
     np.testing.assert_allclose(gradient[indices], -slope, rtol=1e-9, atol=1e-9)
 
     multipliers, gradient = generator.uniform(0, 2, count), np.zeros(40)
-    found = _kernels.shifted_squares(dose, indices, weights, level, -0.1, multipliers, 5.0, gradient)
+    found, force = _kernels.shifted_squares(dose, indices, weights, level, -0.1, multipliers, 5.0, gradient)
     expected, slope = twins.shifted_squares(dose, indices, weights, level, -0.1, multipliers, 5.0)
     assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert force == pytest.approx(-slope.sum() / 0.1, rel=1e-9, abs=1e-12)
     np.testing.assert_allclose(gradient, slope, rtol=1e-12)
 
 
@@ -202,12 +274,14 @@ def test_gradients_of_limits_are_those_of_central_differences(kind):
     held = hold(constraint, dose)
     state = ConstraintState(generator.uniform(0, 3, len(held)), held, 20.0, 0.0)
     gradient = np.zeros(40)
-    add_constraint(constraint, state, dose, SCALE, gradient)
+    _, fall = add_constraint(constraint, state, dose, SCALE, gradient)
     step = 1e-4
     for k in range(40):
         shift = step * (np.arange(40) == k)
-        ends = [add_constraint(constraint, state, dose + s * shift, SCALE, np.zeros(40)) for s in (1, -1)]
+        ends = [add_constraint(constraint, state, dose + s * shift, SCALE, np.zeros(40))[0] for s in (1, -1)]
         assert gradient[k] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6, abs=1e-9)
+    ends = [add_constraint(relaxed(constraint, s * step), state, dose, SCALE, np.zeros(40))[0] for s in (1, -1)]
+    assert -40.0 * fall == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
 
 
 def test_what_may_break_a_volume_limit_leaves_room_for_interpolation():
@@ -255,6 +329,12 @@ def test_values_that_make_no_sense_are_refused():
     ):
         with pytest.raises(ValueError, match="of set"):
             Term(kind, good, 10.0, weight, volume, pull)
+    for kind, exponent in (("max_geud", 0.5), ("min_geud", 2.0), ("min_geud", 0.0), ("uniform", 2.0), ("max_geud", 0)):
+        with pytest.raises(ValueError, match="exponent"):
+            Term(kind, good, 10.0, 1.0, exponent=exponent)
+    for kind, reference in (("reference", None), ("uniform", np.ones(3)), ("reference", np.ones(4))):
+        with pytest.raises(ValueError, match="reference"):
+            Term(kind, good, 10.0, 1.0, reference_gy=reference)
     with pytest.raises(ValueError, match="volume"):
         Constraint("mean_upper", good, 10.0, 1.0)
     with pytest.raises(ValueError, match="pair"):

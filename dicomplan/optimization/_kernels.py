@@ -188,18 +188,20 @@ def shifted_squares(
     multipliers: FloatArray,
     penalty: float,
     gradient: FloatArray,
-) -> float:
+) -> tuple[float, float]:
     """Augmented Lagrangian of ``(d - level) per_gray <= 0`` at each voxel (Nocedal and Wright 2006, section 17.4).
 
     Sum of w (max(0, m + p e)^2 - m^2) / (2 p) with e the scaled excess, m the multiplier of the voxel (n,) and p the
-    penalty. A negative ``per_gray`` turns the limit round. The gradient is added.
+    penalty, and the sum of w max(0, m + p e). A negative ``per_gray`` turns the limit round. The gradient is added.
     """
     total = 0.0
+    pull = 0.0
     for k in range(len(indices)):
         multiplier = multipliers[k]
         force = multiplier + penalty * per_gray * (dose[indices[k]] - level)
         total -= weights[k] * multiplier * multiplier
         if force > 0.0:
             total += weights[k] * force * force
+            pull += weights[k] * force
             gradient[indices[k]] += weights[k] * force * per_gray
-    return 0.5 * total / penalty
+    return 0.5 * total / penalty, pull

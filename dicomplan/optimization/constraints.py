@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ _FIRST_PENALTY = 100.0
 _GROWTH = 4.0  # of the penalty, where a round did not halve the excess
 _LARGEST_PENALTY = 1e7
 _LEAST_WEIGHT = 0.25  # of the largest: a voxel at the border is a limit like any other
+_LEAST_FREE = 0.25  # of the allowed volume, where voxels that are never held use it up
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def hold(constraint: Constraint, dose_gy: FloatArray) -> FloatArray:
 
     With the choice fixed the limit is convex and stricter than the volume limit itself; choosing anew at the dose
     that came out relaxes it: Fu, Ungun, Xing and Boyd, Optim. Eng. 20 (2019) 277. Voxels covered less than half are
-    left out (:class:`VoxelSet`). A mean limit has one weight.
+    never held (:class:`VoxelSet`) but use up what is allowed like any other; where they use up all of it, a quarter of
+    it is left to the others. A mean limit has one weight.
     """
     if constraint.kind.startswith("mean"):
         return np.ones(1)
@@ -86,8 +88,16 @@ def hold(constraint: Constraint, dose_gy: FloatArray) -> FloatArray:
     if allowed > 0.0:
         values = _sign(constraint) * dose_gy[voxels.indices]
         worst = np.argsort(-values, kind="stable")
-        held[worst[np.cumsum(voxels.weights[worst]) <= allowed]] = 0.0
+        weights = voxels.weights[worst]
+        free = np.cumsum(weights) <= allowed
+        free |= np.cumsum(np.where(held[worst] > 0.0, weights, 0.0)) <= _LEAST_FREE * allowed
+        held[worst[free]] = 0.0
     return held
+
+
+def relaxed(constraint: Constraint, share: float) -> Constraint:
+    """The limit with its dose moved by ``share`` of itself to the lax side (negative: to the strict side)."""
+    return replace(constraint, dose_gy=constraint.dose_gy * (1.0 + _sign(constraint) * share))
 
 
 def excess_gy(constraint: Constraint, held: FloatArray, dose_gy: FloatArray) -> float:
@@ -99,6 +109,11 @@ def excess_gy(constraint: Constraint, held: FloatArray, dose_gy: FloatArray) -> 
     return float(np.max(values, where=held > 0.0, initial=-np.inf))
 
 
+def missing_share(constraint: Constraint, dose_gy: FloatArray) -> float:
+    """By which share of its dose the limit is missed at this dose; negative: what is to spare."""
+    return excess_gy(constraint, hold(constraint, dose_gy), dose_gy) / constraint.dose_gy
+
+
 def first_state(constraint: Constraint, dose_gy: FloatArray) -> ConstraintState:
     """State before the first round, at the dose to begin with."""
     held = hold(constraint, dose_gy)
@@ -107,8 +122,11 @@ def first_state(constraint: Constraint, dose_gy: FloatArray) -> ConstraintState:
 
 def add_constraint(
     constraint: Constraint, state: ConstraintState, dose_gy: FloatArray, scale_gy: float, gradient: FloatArray
-) -> float:
-    """Value of the augmented Lagrangian of one limit; its gradient (per Gy) is added to ``gradient`` (voxels,)."""
+) -> tuple[float, float]:
+    """Value of the augmented Lagrangian of one limit, and by how much it falls per Gy that the limit gives way.
+
+    Its gradient (per Gy) is added to ``gradient`` (voxels,).
+    """
     per_gray, voxels = _sign(constraint) / scale_gy, constraint.voxels
     if constraint.kind.startswith("mean"):
         excess = per_gray * (mean_dose_gy(voxels, dose_gy) - constraint.dose_gy)
@@ -116,8 +134,8 @@ def add_constraint(
         force = max(0.0, multiplier + state.penalty * excess)
         if force > 0.0:
             _kernels.add_weights(voxels.indices, voxels.weights, force * per_gray / voxels.volume, gradient)
-        return 0.5 * (force * force - multiplier * multiplier) / state.penalty
-    value = _kernels.shifted_squares(
+        return 0.5 * (force * force - multiplier * multiplier) / state.penalty, force / scale_gy
+    value, force = _kernels.shifted_squares(
         dose_gy,
         voxels.indices,
         state.held,
@@ -127,7 +145,7 @@ def add_constraint(
         state.penalty,
         gradient,
     )
-    return float(value)
+    return float(value), float(force) / scale_gy
 
 
 def next_state(constraint: Constraint, state: ConstraintState, dose_gy: FloatArray, scale_gy: float) -> ConstraintState:

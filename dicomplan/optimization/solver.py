@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
@@ -17,6 +18,7 @@ from dicomplan.optimization.constraints import (
     excess_gy,
     first_state,
     next_state,
+    relaxed,
 )
 from dicomplan.optimization.operator import DoseOperator
 from dicomplan.optimization.smoothing import Smoothing, smoothing
@@ -27,16 +29,37 @@ StopReason = Literal["converged", "iteration limit", "no descent"]
 
 _MOST_ROUNDS = 100  # a round that makes no step must not be repeated for ever
 _FIRST_STEP = 0.1  # of the fluence's norm: how far the first step of L-BFGS-B goes
+_SHARE_STEP = 0.02  # likewise of the share by which limits give way
+
+
+@dataclass(frozen=True)
+class Give:
+    """Limits (their places among the problem's constraints) that give way by one share of their doses together.
+
+    ``weight`` (no unit) times the share is part of what is minimised: with a large weight the least share for which the
+    limits can be held. ``least`` and ``most`` bound the share; a negative one tightens the limits. ``start``: the share
+    to begin with. A limit gives by one share at most.
+    """
+
+    constraints: tuple[int, ...]
+    weight: float
+    least: float = 0.0
+    most: float = np.inf
+    start: float = 0.0
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is minimised: terms, hard limits and smoothing. ``scale_gy`` is the dose that stands for 1 in every term."""
+    """What is minimised: terms, hard limits and smoothing. ``scale_gy`` is the dose that stands for 1 in every term.
+
+    ``gives``: which limits may give way, at what price.
+    """
 
     terms: tuple[Term, ...]
     scale_gy: float
     constraints: tuple[Constraint, ...] = ()
     smoothing: Smoothing | None = None
+    gives: tuple[Give, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,8 +69,8 @@ class SolverSettings:
     ``max_iterations`` of L-BFGS-B in all rounds together; ``relative_change``: converged when the objective fell by
     less than this part of itself over ``window`` iterations; ``round_iterations``: after so many the multipliers of the
     hard limits move if one is exceeded; ``tolerance``: a hard limit counts as met when it is exceeded by less than this
-    part of its dose; ``history``: pairs that L-BFGS-B keeps (Byrd, Lu, Nocedal and Zhu, SIAM J. Sci. Comput. 16 (1995)
-    1190).
+    part of its dose; ``enough``: stop as soon as all limits are met without giving way; ``history``: pairs that L-BFGS-B
+    keeps (Byrd, Lu, Nocedal and Zhu, SIAM J. Sci. Comput. 16 (1995) 1190).
     """
 
     max_iterations: int = 300
@@ -56,6 +79,7 @@ class SolverSettings:
     round_iterations: int = 25
     tolerance: float = 5e-4
     history: int = 30
+    enough: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +89,8 @@ class Solution:
     ``fluence`` (beamlets,) float64, none negative; ``dose_gy`` (voxels,) float64, offset and factor included;
     ``objective``: value of terms and smoothing (without the limits' penalties) at each evaluation, in order;
     ``term_values``: of each term at the end, in the order of the problem; ``states``: of each hard limit;
-    ``excess_gy``: by how much each hard limit is exceeded (0 or less: met). ``limits_met`` within the tolerance.
+    ``excess_gy``: by how much each hard limit is exceeded (0 or less: met), given way as ``shares`` says (one for each of
+    the problem's ``gives``). ``limits_met`` within the tolerance.
     ``fluence_scale`` is the typical fluence that variables and smoothing were scaled with.
     """
 
@@ -79,6 +104,7 @@ class Solution:
     iterations: int
     stopped: StopReason
     fluence_scale: float
+    shares: tuple[float, ...] = ()
 
 
 def solve(
@@ -87,20 +113,23 @@ def solve(
     *,
     start: FloatArray | None = None,
     warm_start: Solution | None = None,
+    states: Sequence[ConstraintState | None] | None = None,
     dose_offset_gy: FloatArray | None = None,
     dose_factor: ArrayLike = 1.0,
+    most: FloatArray | None = None,
     settings: SolverSettings | None = None,
     progress: ProgressCallback = ignore_progress,
     cancel: Cancel | None = None,
 ) -> Solution:
-    """Fluence that minimises the problem, no beamlet negative; deterministic.
+    """Fluence that minimises the problem, no beamlet negative or above ``most`` (beamlets,); deterministic.
 
     The bits are the same each time where linear algebra runs on one thread (``OPENBLAS_NUM_THREADS=1`` before scipy is
     loaded): OpenBLAS cuts dot products of more than 10,000 beamlets by the number of threads.
 
     The dose is ``dose_factor`` (scalar or (voxels,)) times ``operator.forward(fluence)`` plus ``dose_offset_gy``
-    (voxels,). It begins at ``warm_start`` (with its multipliers, where the number of constraints and voxels agrees), else at
-    ``start`` (beamlets,) scaled by the factor that is best for the terms, else at an even fluence scaled likewise.
+    (voxels,). It begins at ``warm_start`` (with its multipliers, or those of ``states``, one for each limit, where the
+    number of voxels agrees), else at ``start`` (beamlets,) scaled by the factor that is best for the terms, else at an
+    even fluence scaled likewise.
     Hard limits that cannot all be met leave ``limits_met`` False. Progress: stage ``optimize``, one event an iteration.
 
     Raises ValueError for lengths that do not fit the operator, for a dose that is not finite, and for a start that
@@ -108,9 +137,11 @@ def solve(
     """
     settings = SolverSettings() if settings is None else settings
     factor = np.asarray(dose_factor, dtype=np.float64)
-    work = _Work(operator, problem, dose_offset_gy, factor, settings, progress, cancel)
+    work = _Work(operator, problem, dose_offset_gy, factor, most, settings, progress, cancel)
     fluence, scale = work.begin(start, warm_start)
-    return work.run(fluence, scale, warm_start)
+    if states is None:
+        states = () if warm_start is None else warm_start.states
+    return work.run(fluence, scale, states)
 
 
 def scaled_start(problem: Problem, even_dose_gy: FloatArray, offset_gy: FloatArray) -> float:
@@ -140,6 +171,7 @@ class _Work:
     problem: Problem
     offset: FloatArray | None
     factor: FloatArray
+    most: FloatArray | None
     settings: SolverSettings
     progress: ProgressCallback
     cancel: Cancel | None
@@ -147,6 +179,8 @@ class _Work:
     objective: list[float] = field(default_factory=list)
     iterations: int = 0
     scale: float = 1.0
+    limits: tuple[Constraint, ...] = ()
+    shares: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         voxels, shapes = (self.operator.voxel_count,), [np.shape(self.factor)]
@@ -190,27 +224,45 @@ class _Work:
         fluence = scaled_start(self.problem, even, offset) * shape
         return fluence, float(fluence.mean())
 
-    def evaluate(self, fluence: FloatArray) -> tuple[float, FloatArray, FloatArray]:
-        """Merit (with the limits), its gradient (beamlets,) and the dose."""
+    def give_way(self, shares: FloatArray) -> None:
+        """Move the limits by these shares."""
+        limits = list(self.problem.constraints)
+        for give, share in zip(self.problem.gives, shares, strict=True):
+            for k in give.constraints:
+                limits[k] = relaxed(self.problem.constraints[k], float(share))
+        self.limits, self.shares = tuple(limits), shares
+
+    def evaluate(self, fluence: FloatArray) -> tuple[float, FloatArray, FloatArray, FloatArray]:
+        """Merit (with the limits), its gradient (beamlets,) and (shares,), and the dose."""
         problem = self.problem
         dose = self.dose(fluence)
         gradient = np.zeros_like(dose)
         value = sum(add_term(term, dose, problem.scale_gy, gradient) for term in problem.terms)
-        limits = 0.0
-        for constraint, state in zip(problem.constraints, self.states, strict=True):
-            limits += add_constraint(constraint, state, dose, problem.scale_gy, gradient)
+        limits, falls = 0.0, []
+        for constraint, state in zip(self.limits, self.states, strict=True):
+            limit, fall = add_constraint(constraint, state, dose, problem.scale_gy, gradient)
+            limits += limit
+            falls.append(fall)
+        share_slope = np.array(
+            [
+                give.weight - sum(falls[k] * problem.constraints[k].dose_gy for k in give.constraints)
+                for give in problem.gives
+            ]
+        )
+        limits += sum(give.weight * share for give, share in zip(problem.gives, self.shares.tolist(), strict=True))
         slope = np.asarray(self.operator.adjoint(gradient * self.factor), dtype=np.float64)
         if problem.smoothing is not None:
             rough, pull = smoothing(problem.smoothing, fluence, problem.smoothing.scale or self.scale)
             value, slope = value + rough, slope + pull
         self.objective.append(value)
-        return value + limits, slope, dose
+        return value + limits, slope, share_slope, dose
 
-    def run(self, fluence: FloatArray, scale: float, warm_start: Solution | None) -> Solution:
+    def run(self, fluence: FloatArray, scale: float, known: Sequence[ConstraintState | None]) -> Solution:
         """Rounds of L-BFGS-B, the multipliers moved in between."""
         problem, settings, self.scale = self.problem, self.settings, scale
+        self.give_way(np.array([min(max(give.start, give.least), give.most) for give in problem.gives]))
         dose = self.dose(fluence)
-        self.states = self.first_states(dose, warm_start)
+        self.states = self.first_states(dose, known)
         previous = np.inf
         for _ in range(_MOST_ROUNDS):
             fluence, stopped = self.descend(fluence)
@@ -218,14 +270,15 @@ class _Work:
             old, value = self.states, self.objective[-1]
             self.states = tuple(
                 next_state(constraint, state, dose, problem.scale_gy)
-                for constraint, state in zip(problem.constraints, old, strict=True)
+                for constraint, state in zip(self.limits, old, strict=True)
             )
             same = all(
                 np.array_equal(a.multipliers, b.multipliers) and np.array_equal(a.held, b.held)
                 for a, b in zip(old, self.states, strict=True)
             )
             settled = abs(previous - value) <= settings.relative_change * abs(value)
-            if self.iterations >= settings.max_iterations or (self.met() and (same or settled)):
+            enough = settings.enough and self.shares.max(initial=0.0) <= settings.tolerance
+            if self.iterations >= settings.max_iterations or (self.met() and (same or settled or enough)):
                 break
             previous = value
         gradient = np.empty_like(dose)
@@ -240,16 +293,18 @@ class _Work:
             iterations=self.iterations,
             stopped=stopped,
             fluence_scale=scale,
+            shares=tuple(self.shares.tolist()),
         )
 
-    def first_states(self, dose: FloatArray, warm_start: Solution | None) -> tuple[ConstraintState, ...]:
-        fresh = tuple(first_state(constraint, dose) for constraint in self.problem.constraints)
-        old = () if warm_start is None else warm_start.states
-        if len(old) != len(fresh) or any(len(a.held) != len(b.held) for a, b in zip(old, fresh, strict=True)):
+    def first_states(self, dose: FloatArray, known: Sequence[ConstraintState | None]) -> tuple[ConstraintState, ...]:
+        fresh = tuple(first_state(constraint, dose) for constraint in self.limits)
+        if len(known) != len(fresh):
             return fresh
         return tuple(
-            replace(new, multipliers=np.where(new.held > 0.0, had.multipliers, 0.0), penalty=had.penalty)
-            for had, new in zip(old, fresh, strict=True)
+            new
+            if had is None or len(had.held) != len(new.held)
+            else replace(new, multipliers=np.where(new.held > 0.0, had.multipliers, 0.0), penalty=had.penalty)
+            for had, new in zip(known, fresh, strict=True)
         )
 
     def met(self, dose: FloatArray | None = None) -> bool:
@@ -257,7 +312,7 @@ class _Work:
         return all(
             (state.excess_gy if dose is None else excess_gy(constraint, state.held, dose))
             <= self.settings.tolerance * abs(constraint.dose_gy)
-            for constraint, state in zip(self.problem.constraints, self.states, strict=True)
+            for constraint, state in zip(self.limits, self.states, strict=True)
         )
 
     def descend(self, fluence: FloatArray) -> tuple[FloatArray, StopReason]:
@@ -270,15 +325,20 @@ class _Work:
         unit = _FIRST_STEP * max(float(np.sum(fluence * fluence)) ** 0.5, self.scale * len(fluence) ** 0.5)
         values: list[float] = []
         dose = np.empty(0)
-        stalled = exceeded = False
+        stalled = exceeded = satisfied = False
+
+        count = len(fluence)
+        units = np.concatenate([np.full(count, unit), np.full(len(self.shares), _SHARE_STEP)])
 
         def merit(variables: FloatArray) -> tuple[float, FloatArray]:
             nonlocal dose
-            value, slope, dose = self.evaluate(variables * unit)
-            return value, slope * unit
+            inside = variables * units
+            self.give_way(inside[count:])
+            value, slope, share_slope, dose = self.evaluate(inside[:count])
+            return value, np.concatenate([slope, share_slope]) * units
 
         def each(intermediate_result: OptimizeResult) -> None:
-            nonlocal stalled, exceeded
+            nonlocal stalled, exceeded, satisfied
             self.iterations += 1
             values.append(float(intermediate_result.fun))
             message = f"iteration {self.iterations}, objective {self.objective[-1]:.6g}"
@@ -289,16 +349,19 @@ class _Work:
                     stalled = True
                     raise StopIteration
             # the last evaluation of an iteration is at its own fluence
+            if settings.enough and self.shares.max(initial=0.0) <= settings.tolerance and self.met(dose):
+                satisfied = True
+                raise StopIteration
             if len(values) >= settings.round_iterations and not self.met(dose):
                 exceeded = True
                 raise StopIteration
 
         found = minimize(
             merit,
-            fluence / unit,
+            np.concatenate([fluence, self.shares]) / units,
             jac=True,
             method="L-BFGS-B",
-            bounds=[(0.0, None)] * len(fluence),
+            bounds=self.bounds(unit, count),
             callback=each,
             options={
                 "maxcor": settings.history,
@@ -311,6 +374,14 @@ class _Work:
         stopped: StopReason = "no descent"
         if self.iterations >= settings.max_iterations:
             stopped = "iteration limit"
-        elif stalled or exceeded:
+        elif stalled or exceeded or satisfied:
             stopped = "converged"
-        return cast(FloatArray, np.maximum(np.asarray(found.x, dtype=np.float64) * unit, 0.0)), stopped
+        inside = np.asarray(found.x, dtype=np.float64) * units
+        self.give_way(inside[count:])
+        return cast(FloatArray, np.maximum(inside[:count], 0.0)), stopped
+
+    def bounds(self, unit: float, count: int) -> list[tuple[float, float]]:
+        """Of the scaled variables: fluence (in ``unit``), then the shares that limits give."""
+        most = np.full(count, np.inf) if self.most is None else np.asarray(self.most, dtype=np.float64) / unit
+        gives = [(one.least / _SHARE_STEP, one.most / _SHARE_STEP) for one in self.problem.gives]
+        return [*((0.0, one) for one in most.tolist()), *gives]

@@ -56,13 +56,14 @@ class Region:
     """Which voxels: ``structure`` without the structures ``without``, each grown by ``margin_mm``.
 
     ``reachable``: target points in air (:data:`AIR_DENSITY_G_CM3`) or within :data:`SKIN_DEPTH_MM` under the skin are
-    left out as well.
+    left out as well. ``counted``: they are not left out, but count as points that no limit can be held to.
     """
 
     structure: str
     without: tuple[str, ...] = ()
     margin_mm: float = 0.0
     reachable: bool = False
+    counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class ObjectiveSpec:
     no unit. The volume of tail and dose-volume kinds is ``allowed_percent`` of the region plus ``allowed_cc`` (cm3,
     negative where a goal asks for a volume to be spared). ``hard``: a limit (max_dvh, min_dvh, mean_dose or min_mean;
     ``weight`` plays no part). ``priority`` is the group of ``goal``, 0 for hard limits and general terms; ``goal`` is
-    what the term pursues, None for general ones. ``pull`` is the linear part of mean_dose.
+    what the term pursues, None for general ones. ``pull`` is the linear part of mean_dose. ``better``: of a wish (see
+    :func:`wishes`), whether less than its limit is welcome.
     """
 
     region: Region
@@ -86,6 +88,7 @@ class ObjectiveSpec:
     priority: int = 0
     goal: StructureGoal | None = None
     pull: float = 0.0
+    better: bool = False
 
 
 def derive(resolved: ResolvedTemplate) -> tuple[ObjectiveSpec, ...]:
@@ -105,6 +108,44 @@ def derive(resolved: ResolvedTemplate) -> tuple[ObjectiveSpec, ...]:
     terms += _organ_pulls(resolved)
     terms += _outside_targets(resolved)
     return hard + tuple(terms)
+
+
+def wishes(resolved: ResolvedTemplate) -> tuple[ObjectiveSpec, ...]:
+    """The goals as limits in the order of their groups (``priority``), to be held as far as they can be.
+
+    What every prescription implies is wished for together with the first group: a target's mean dose (without the higher
+    levels) is its level. None where the template writes its own objectives: then these say all that is wanted.
+    """
+    if resolved.objectives:
+        return ()
+    found = [_wish(resolved, one) for one in resolved.goals]
+    for target in resolved.targets:
+        higher = _higher(resolved, target.dose_gy)
+        own = Region(target.name, higher, HIGHER_LEVEL_MARGIN_MM if higher else 0.0, reachable=True)
+        found.append(ObjectiveSpec(own, "min_mean", target.dose_gy, 1.0, hard=True, priority=1))
+    return tuple(sorted(found, key=lambda spec: spec.priority))
+
+
+def _wish(resolved: ResolvedTemplate, one: StructureGoal) -> ObjectiveSpec:
+    limit = _limit(one.goal)
+    region = Region(one.structure, counted=not limit.upper and _only_targets(resolved, one.structure))
+    kind: SpecKind
+    if limit.mean:
+        kind = "mean_dose" if limit.upper else "min_mean"
+    else:
+        kind = "max_dvh" if limit.upper else "min_dvh"
+    return ObjectiveSpec(
+        region,
+        kind,
+        limit.dose_gy * (1.0 - _AIM if limit.upper else 1.0 + _AIM),
+        1.0,
+        limit.percent,
+        limit.cc,
+        hard=True,
+        priority=one.priority,
+        goal=one,
+        better=limit.upper and not _any_target(resolved, one.structure) and not _of_body(resolved, one.structure),
+    )
 
 
 def reweighted(specs: Sequence[ObjectiveSpec], factors: Mapping[StructureGoal, float]) -> tuple[ObjectiveSpec, ...]:
@@ -249,11 +290,10 @@ def _organ_pulls(resolved: ResolvedTemplate) -> list[ObjectiveSpec]:
     A mean goal brings its own; BODY and what is left of it round the targets are the general terms' business.
     """
     asked: dict[str, float] = {}
-    derived = {one.name: one.expression for one in resolved.derived}
     for one in (*resolved.constraints, *resolved.goals):
         limit = _limit(one.goal)
-        of_body = one.structure == BODY or (one.structure in derived and BODY in _leaves(resolved, one.structure))
-        if limit.upper and not limit.mean and not of_body and not _any_target(resolved, one.structure):
+        general = _of_body(resolved, one.structure) or _any_target(resolved, one.structure)
+        if limit.upper and not limit.mean and not general:
             asked.setdefault(one.structure, limit.dose_gy)
     with_mean = {one.structure for one in resolved.goals if _limit(one.goal).mean}
     return [
@@ -307,6 +347,12 @@ def _leaves(resolved: ResolvedTemplate, structure: str) -> frozenset[str]:
 
 def _only_targets(resolved: ResolvedTemplate, structure: str) -> bool:
     return _leaves(resolved, structure) <= {target.name for target in resolved.targets}
+
+
+def _of_body(resolved: ResolvedTemplate, structure: str) -> bool:
+    """Whether a structure is BODY or what is left of it: general tissue, no organ."""
+    derived = {one.name for one in resolved.derived}
+    return structure == BODY or (structure in derived and BODY in _leaves(resolved, structure))
 
 
 def _any_target(resolved: ResolvedTemplate, structure: str) -> bool:

@@ -15,13 +15,12 @@ from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.influence import FactorisedInfluence
 from dicomplan.dose.volume import DoseVolume
 from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
-from dicomplan.optimization.build import build, regions
 from dicomplan.optimization.smoothing import Smoothing
-from dicomplan.optimization.solver import Solution, SolverSettings, solve
-from dicomplan.plan.derive import ObjectiveSpec, reweighted, tightened
+from dicomplan.optimization.solver import SolverSettings
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
-from dicomplan.planning.case import PlanningCase, goal_values, plan_loss, shortfall
+from dicomplan.planning.case import PlanningCase, goal_values, plan_loss
+from dicomplan.planning.pursuing import GUIDE_SHARE, Aims, corrected, pursue
 from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
 
 FloatArray = NDArray[np.float64]
@@ -30,29 +29,28 @@ Float32Array = NDArray[np.float32]
 SMOOTHING_WEIGHT = 0.01
 """Weight of the fluence's roughness, relative to squares of (dose / prescription)."""
 
+SETTLED = 0.003
+"""Correction passes end when no goal changes by more than this part of the highest prescribed level."""
+
 _ACROSS = 0.5  # roughness across leaves counts less than along them: leaf pairs are independent
-_FIRST = SolverSettings(max_iterations=120)
+_FIRST = SolverSettings(max_iterations=80)
 _AGAIN = SolverSettings(max_iterations=70)
-_ROUNDS = 3  # of reweighting unmet goals
-_WORTH = 0.97  # a round that does not lower the loss to this part of the best one is the last
-_NEARLY = 0.03  # of the limit
-_OVERSHOOT = 1.1  # of what is missing: the aim moves a little further than it must
-_RAISE = 2.0  # the weight of an unmet goal grows by this in each round
+_PASSES = 3  # of looking at the accurate dose
+_LATER_EFFORT = 0.5  # a pass begins where the last one ended
 
 
 @dataclass(frozen=True)
 class IdealPlan:
     """The optimised fluence: ``fluences_mu`` per beam (MU of one fraction), its dose, and the objective of each pass.
 
-    ``specs`` are the objectives as they were weighted in the end, ``shifts_gy`` how far the aims of goals were moved,
-    ``difference_gy`` (voxels,) the accurate dose minus the operator's at the optimisation voxels.
+    ``aims`` are those in the end, with what the accurate dose moved; ``difference_gy`` (voxels,) is the accurate dose minus
+    the operator's at the optimisation voxels.
     """
 
     fluences_mu: tuple[FloatArray, ...]
     dose: DoseVolume
     values: Mapping[StructureGoal, float]
-    specs: tuple[ObjectiveSpec, ...]
-    shifts_gy: Mapping[StructureGoal, float]
+    aims: Aims
     difference_gy: FloatArray
     iterations: int
     objective: tuple[float, ...]
@@ -80,89 +78,89 @@ def fluence_planes(
     ]
 
 
-def raised(
-    specs: Sequence[ObjectiveSpec], values: Mapping[StructureGoal, float], factor: float = _RAISE
-) -> tuple[ObjectiveSpec, ...]:
-    """The objectives with more weight on goals that are not met."""
-    unmet = {goal: factor for goal, value in values.items() if not goal.hard and shortfall(goal, value) > 0}
-    return reweighted(specs, unmet)
-
-
-def shifted(
-    shifts_gy: Mapping[StructureGoal, float], values: Mapping[StructureGoal, float]
-) -> dict[StructureGoal, float]:
-    """How far each goal's aim is moved to the strict side, after a dose that gave these values.
-
-    A broken hard limit moves by its overshoot, and so does a goal that is missed by little
-    (:data:`_NEARLY`): what the accurate dose has more or less than the optimiser sees, or what lies in parts that carry
-    no term. Goals that are far away are left to their weight.
-    """
-    result = dict(shifts_gy)
-    for goal, value in values.items():
-        gap = shortfall(goal, value)
-        if gap <= 0 or goal.goal.unit != "Gy" or (not goal.hard and gap > _NEARLY):
-            continue
-        result[goal] = result.get(goal, 0.0) + _OVERSHOOT * abs(value - goal.goal.limit)
-    return result
-
-
 def optimise_fluence(
     case: PlanningCase,
     operator: FactorisedInfluence,
     voxels: OptimizationVoxels,
-    specs: Sequence[ObjectiveSpec],
+    aims: Aims,
     doses: AnchoredDose,
     progress: ProgressCallback = ignore_progress,
     cancel: Cancel | None = None,
 ) -> IdealPlan:
-    """The fluence that serves the objectives best; goals it misses get more weight and it is optimised again.
+    """The fluence that serves the aims best on the accurate dose.
 
-    What the accurate dose says otherwise than the operator is held while the fluence is optimised again. The plan with
-    the least :func:`~dicomplan.planning.case.plan_loss` is kept, its dose computed accurately.
+    What the accurate dose says otherwise than the operator is held while the wishes are pursued again, and aims move by
+    what is judged otherwise than optimised, until no goal changes by more than :data:`SETTLED` of the highest level. The
+    plan with the least :func:`~dicomplan.planning.case.plan_loss` is kept, its dose computed accurately.
     """
+    cancel = cancel or Cancel()
     maps = [beam.beamlets for beam in operator.beams]
-    sets = voxel_sets(case, voxels, regions(specs))
+    sets = voxel_sets(case, voxels, aims.regions)
+    scale = case.resolved.highest_level_gy
     smoothing = plan_smoothing(maps)
-    current, best = tuple(specs), None
-    solution: Solution | None = None
-    offset: FloatArray | None = None
-    objective: list[float] = []
-    iterations = 0
-    shifts: dict[StructureGoal, float] = {}
-    for turn in range(_ROUNDS):
-        built = build(tightened(current, shifts), sets, case.resolved.highest_level_gy, smoothing)
-        solution = solve(
+    if aims.wishes:
+        smoothing = replace(smoothing, weight=smoothing.weight * GUIDE_SHARE)
+    best: IdealPlan | None = None
+    # the first look at the accurate dose is at what the guide makes, before wishes are fulfilled on it
+    found = pursue(
+        operator, replace(aims, wishes=()), sets, scale, _FIRST, smoothing=smoothing, progress=progress, cancel=cancel
+    )
+    iterations, objective = found.iterations, [found.solution.objective[-1]]
+    values: Mapping[StructureGoal, float] = {}
+    for turn in range(_PASSES):
+        progress(Progress("optimize", "dose of the fluence"))
+        fluences = tuple(operator.split(found.solution.fluence))
+        planes = fluence_planes(maps, fluences, case)
+        dose = doses.exact(planes) if turn == 0 else doses.near(planes)
+        before, values = values, goal_values(case, dose.dose_gy)
+        offset = _difference(dose, operator, found.solution.fluence, voxels)
+        plan = IdealPlan(fluences, dose, values, aims, offset, iterations, tuple(objective))
+        if turn == 0 or best is None or plan_loss(values) <= plan_loss(best.values):
+            best = plan
+        if turn == _PASSES - 1 or (turn > 0 and _settled(before, values, scale)):
+            break
+        at_voxels = dose.dose_gy.ravel()[voxels.indices].astype(np.float64)
+        aims = corrected(aims, sets, scale, at_voxels, values)
+        found = pursue(
             operator,
-            built.problem,
-            warm_start=solution,
+            aims,
+            sets,
+            scale,
+            _AGAIN,
+            smoothing=smoothing,
+            warm_start=found,
             dose_offset_gy=offset,
-            settings=_FIRST if turn == 0 else _AGAIN,
+            effort=1.0 if turn == 0 else _LATER_EFFORT,
             progress=progress,
             cancel=cancel,
         )
-        iterations += solution.iterations
-        objective.append(solution.objective[-1])
-        progress(Progress("optimize", "dose of the fluence"))
-        fluences = tuple(operator.split(solution.fluence))
-        planes = fluence_planes(maps, fluences, case)
-        dose = doses.exact(planes) if turn == 0 else doses.near(planes)
-        values = goal_values(case, dose.dose_gy)
-        offset = _difference(dose, operator, solution.fluence, voxels)
-        found = IdealPlan(fluences, dose, values, current, dict(shifts), offset, iterations, tuple(objective))
-        loss = plan_loss(values)
-        worth = best is None or loss < tuple(_WORTH * part for part in plan_loss(best.values))
-        if best is None or loss < plan_loss(best.values):
-            best = found
-        if loss == (0.0, 0.0) or (turn > 0 and not worth):
-            break
-        current, shifts = raised(current, values), shifted(shifts, values)
+        iterations += found.iterations
+        objective.append(found.solution.objective[-1])
     assert best is not None
-    if len(objective) > 1:
-        progress(Progress("optimize", "dose of the best fluence"))
-        dose = doses.exact(fluence_planes(maps, best.fluences_mu, case))
-        offset = _difference(dose, operator, np.concatenate(best.fluences_mu), voxels)
-        best = replace(best, dose=dose, values=goal_values(case, dose.dose_gy), difference_gy=offset)
-    return replace(best, iterations=iterations, objective=tuple(objective))
+    progress(Progress("optimize", "dose of the best fluence"))
+    dose = doses.exact(fluence_planes(maps, best.fluences_mu, case))
+    offset = _difference(dose, operator, np.concatenate(best.fluences_mu), voxels)
+    values = goal_values(case, dose.dose_gy)
+    at_voxels = dose.dose_gy.ravel()[voxels.indices].astype(np.float64)
+    aims = corrected(best.aims, sets, scale, at_voxels, values)
+    return replace(
+        best,
+        dose=dose,
+        values=values,
+        aims=aims,
+        difference_gy=offset,
+        iterations=iterations,
+        objective=tuple(objective),
+    )
+
+
+def _settled(before: Mapping[StructureGoal, float], after: Mapping[StructureGoal, float], scale_gy: float) -> bool:
+    """Whether goals in Gy changed by less than :data:`SETTLED` of the scale, others by less than half a point."""
+    return all(
+        abs(after[goal] - before[goal]) <= (SETTLED * scale_gy if goal.goal.unit == "Gy" else 0.5)
+        for goal in after
+        if goal in before
+    )
 
 
 def _difference(

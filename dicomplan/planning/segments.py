@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.beams.beamlets import BeamletMap
 from dicomplan.beams.delivery import BeamDelivery, with_meterset
+from dicomplan.beams.limits import violations
 from dicomplan.dose.engines import delivery_plane, direction_planes
 from dicomplan.dose.explicit import DenseInfluence
 from dicomplan.dose.fluence import FluencePlane
+from dicomplan.dose.influence import FactorisedInfluence
 from dicomplan.dose.volume import DoseVolume
 from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
-from dicomplan.optimization.build import build, regions
-from dicomplan.optimization.solver import Solution, SolverSettings, solve
+from dicomplan.optimization.solver import SolverSettings
 from dicomplan.optimization.voxels import VoxelSet
-from dicomplan.plan.derive import ObjectiveSpec, Region, tightened
+from dicomplan.plan.derive import Region
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import PlanningCase, goal_values, plan_loss
@@ -30,8 +32,10 @@ from dicomplan.planning.delivering import (
     slide_plan,
     with_part_metersets,
 )
-from dicomplan.planning.imrt import IdealPlan, raised, shifted
+from dicomplan.planning.imrt import IdealPlan
+from dicomplan.planning.pursuing import Aims, Pursuit, corrected, pursue
 from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
+from dicomplan.sequencing.aperture_moves import aperture_moves, moved
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
@@ -41,10 +45,10 @@ TIGHTENING_ROUNDS = 4
 
 _LEVELS = 30.0  # steps between nothing and the highest fluence of the plan, if the number of segments is free
 _SETTINGS = SolverSettings(max_iterations=150, relative_change=5e-4)
-_AGAIN = SolverSettings(max_iterations=60, relative_change=5e-4)
 _COARSER = 1.2  # the step grows by this until the segments are few enough
 _WORTH = 0.97  # a round that does not lower the loss to this part of the best one is the last
-_RAISE = 2.0  # the weight of an unmet goal grows by this in each round
+_TRUST_MM = 4.0  # so far leaves move in one round at first; less after one that was no better
+_LEAST_TRUST_MM = 2.0
 _MARGIN = 1.002  # of the minimum meterset, so that printed digits never fall below it
 
 PointDose = Callable[[BeamDelivery, FluencePlane], Float32Array]
@@ -104,6 +108,37 @@ def with_plan_metersets(deliveries: Sequence[BeamDelivery], metersets_mu: FloatA
     return with_part_metersets(deliveries, metersets_mu)
 
 
+@dataclass(frozen=True)
+class MovedInfluence:
+    """Dose of metersets and leaf moves: what they make of the cells of fine maps, and the dose of these cells.
+
+    ``cells`` (cells, variables) and its transpose, both CSR: :class:`~dicomplan.sequencing.aperture_moves.ApertureMoves`.
+    """
+
+    fine: FactorisedInfluence
+    cells: Any
+    transposed: Any
+
+    @property
+    def voxel_count(self) -> int:
+        """Number of voxels."""
+        return self.fine.voxel_count
+
+    @property
+    def beamlet_count(self) -> int:
+        """Number of variables."""
+        return int(self.cells.shape[1])
+
+    def forward(self, variables: FloatArray) -> Float32Array:
+        """Dose (voxels,) in Gy of the course."""
+        return self.fine.forward(self.cells @ variables)
+
+    def adjoint(self, gradient: NDArray[np.floating]) -> FloatArray:
+        """(variables,) transpose of :meth:`forward`."""
+        result: FloatArray = self.transposed @ self.fine.adjoint(gradient)
+        return result
+
+
 @dataclass
 class _Metersets:
     """Optimisation of the metersets of fixed apertures, round after round: each starts from what the last one gave."""
@@ -114,33 +149,64 @@ class _Metersets:
     sets: Mapping[Region, VoxelSet | None]
     voxels: OptimizationVoxels
     doses: AnchoredDose
-    specs: tuple[ObjectiveSpec, ...]
-    shifts: dict[StructureGoal, float]
+    aims: Aims
     difference: FloatArray
     progress: ProgressCallback
     cancel: Cancel
-    solution: Solution | None = None
+    fine: FactorisedInfluence | None
+    found: Pursuit | None = None
     passes: list[float] = field(default_factory=list)
 
     def optimise(self, *, exact: bool) -> DeliveredPlan:
         """Metersets for the present aims, none below the machine's minimum, and the dose that they give."""
         floor = np.full(self.influence.beamlet_count, _MARGIN * self.case.machine.min_segment_meterset_mu)
         sequenced = part_metersets_mu(self.sequenced.deliveries)
-        built = build(tightened(self.specs, self.shifts), self.sets, self.case.resolved.highest_level_gy)
-        self.solution = solve(
+        self.found = pursue(
             self.influence,
-            built.problem,
-            start=np.maximum(sequenced - floor, 0.0) if self.solution is None else None,
-            warm_start=self.solution,
+            self.aims,
+            self.sets,
+            self.case.resolved.highest_level_gy,
+            _SETTINGS,
             # metersets above the machine's minimum are what is free
+            start=np.maximum(sequenced - floor, 0.0),
+            warm_start=self.found,
             dose_offset_gy=self.difference + self.influence.forward(floor),
-            settings=_SETTINGS if self.solution is None else _AGAIN,
             progress=_renamed(self.progress),
             cancel=self.cancel,
         )
-        self.passes.append(self.solution.objective[-1])
-        metersets = self.solution.fluence + floor
+        self.passes.append(self.found.solution.objective[-1])
+        metersets = self.found.solution.fluence + floor
         return self.judged(with_plan_metersets(self.sequenced.deliveries, metersets), exact=exact)
+
+    def move(self, plan: DeliveredPlan, trust_mm: float) -> DeliveredPlan:
+        """Leaf positions and metersets together, from a plan whose dose is known; leaves move by ``trust_mm`` at most."""
+        assert self.fine is not None
+        assert self.found is not None
+        machine = self.case.machine
+        maps = [beam.beamlets for beam in self.fine.beams]
+        floor = _MARGIN * machine.min_segment_meterset_mu
+        step = aperture_moves(plan.deliveries, maps, machine, trust_mm, floor)
+        operator = MovedInfluence(self.fine, step.cells, step.cells.T.tocsr())
+        accurate = plan.dose.dose_gy.ravel()[self.voxels.indices].astype(np.float64)
+        at_start = replace(self.found.solution, fluence=step.start, fluence_scale=float(step.start.mean()))
+        self.found = pursue(
+            operator,
+            self.aims,
+            self.sets,
+            self.case.resolved.highest_level_gy,
+            _SETTINGS,
+            warm_start=replace(self.found, solution=replace(at_start, dose_gy=accurate)),
+            dose_offset_gy=accurate - operator.forward(step.start),
+            most=step.most,
+            progress=_renamed(self.progress),
+            cancel=self.cancel,
+        )
+        self.passes.append(self.found.solution.objective[-1])
+        moves = moved(plan.deliveries, step, self.found.solution.fluence, machine)
+        allowed = (
+            new if not violations(new, machine) else old for old, new in zip(plan.deliveries, moves, strict=True)
+        )
+        return self.judged(tuple(allowed), exact=False)
 
     def judged(self, deliveries: tuple[BeamDelivery, ...], *, exact: bool) -> DeliveredPlan:
         """Dose and goal values of deliveries, exact or near the last exact dose."""
@@ -155,7 +221,7 @@ class _Metersets:
         metersets = part_metersets_mu(plan.deliveries)
         accurate = plan.dose.dose_gy.ravel()[self.voxels.indices].astype(np.float64)
         self.difference = accurate - np.asarray(self.influence.forward(metersets), dtype=np.float64)
-        self.specs, self.shifts = raised(self.specs, plan.values, _RAISE), shifted(self.shifts, plan.values)
+        self.aims = corrected(self.aims, self.sets, self.case.resolved.highest_level_gy, accurate, plan.values)
 
 
 def deliver(
@@ -166,38 +232,42 @@ def deliver(
     doses: AnchoredDose,
     point_dose: PointDose,
     max_segments: int | None,
+    fine: FactorisedInfluence | None = None,
     progress: ProgressCallback = ignore_progress,
     cancel: Cancel | None = None,
 ) -> DeliveredPlan:
     """Sequence the ideal fluence and optimise the metersets until the accurate dose holds what it can.
 
     Each round looks at the accurate dose of the printed digits, holds its difference to the optimiser's dose, tightens
-    a broken hard limit by its overshoot and gives missed goals more weight. While goals alone are at stake it looks near
-    the last exact dose; a broken limit is always looked at exactly, and so is the best round in the end: if its exact
-    dose breaks a limit, the rounds that are left go on from there.
+    a broken hard limit by its overshoot and moves the aims of goals by what they are judged otherwise. While goals
+    alone are at stake it looks near the last exact dose; a broken limit is always looked at exactly, and so is the best
+    round in the end: if its exact dose breaks a limit, the rounds that are left go on from there. With ``fine`` (all
+    cells of finer maps of the same beams) leaf positions are optimised together with the metersets of later rounds.
     """
     cancel = cancel or Cancel()
     progress(Progress("sequence", "leaf positions"))
     sequenced = sequenced_within(maps, ideal, case, max_segments)
     progress(Progress("sequence", f"dose of {count_segments(sequenced.deliveries)} segments"))
     influence = segment_influence(sequenced.deliveries, case, point_dose, cancel)
-    sets = voxel_sets(case, voxels, regions(ideal.specs))
+    sets = voxel_sets(case, voxels, ideal.aims.regions)
     work = _Metersets(
-        case, sequenced, influence, sets, voxels, doses, ideal.specs, dict(ideal.shifts_gy), ideal.difference_gy,
-        progress, cancel,
-    )  # fmt: skip
+        case, sequenced, influence, sets, voxels, doses, ideal.aims, ideal.difference_gy, progress, cancel, fine
+    )
     found = best = work.optimise(exact=True)
     exact = True
-    rounds = 0
-    while rounds < TIGHTENING_ROUNDS and plan_loss(found.values) != (0.0, 0.0):
+    rounds, trust = 0, _TRUST_MM
+    movable = fine is not None and case.machine.mlc.interdigitation and not any(d.moving for d in best.deliveries)
+    while rounds < TIGHTENING_ROUNDS and plan_loss(best.values) != (0.0, 0.0):
         rounds += 1
         broken = plan_loss(found.values)[0] > 0
         work.learn(found)
-        found = work.optimise(exact=broken)
+        found = work.move(found, trust) if movable else work.optimise(exact=broken)
         worth = broken or plan_loss(found.values)[1] < _WORTH * plan_loss(best.values)[1]
         if plan_loss(found.values) < plan_loss(best.values):
-            best, exact = found, broken
-        if not worth:
+            best, exact = found, broken and not movable
+        else:
+            trust *= 0.5
+        if not worth and (not movable or trust < _LEAST_TRUST_MM):
             break
     if not exact:
         best = work.judged(best.deliveries, exact=True)

@@ -57,7 +57,8 @@ def voxel_sets(
     """The voxels of each region with their covered volumes (cm3); None where a region holds none."""
     covered: dict[str, Float32Array] = {}
     far: dict[tuple[str, ...], Float32Array] = {}
-    reachable = _reachable(case).ravel()[voxels.indices] if any(one.reachable for one in regions) else None
+    asked = any(one.reachable or one.counted for one in regions)
+    reachable = _reachable(case).ravel()[voxels.indices] if asked else None
     result: dict[Region, VoxelSet | None] = {}
     for region in regions:
         if region.structure not in covered:
@@ -70,7 +71,8 @@ def voxel_sets(
             fraction = np.where(far[region.without] > region.margin_mm, fraction, np.float32(0.0))
         if region.reachable and reachable is not None:
             fraction = np.where(reachable, fraction, np.float32(0.0))
-        result[region] = _voxel_set(region.structure, fraction, voxels, case.density.grid.voxel_volume_cc)
+        held = reachable if region.counted else None
+        result[region] = _voxel_set(region.structure, fraction, voxels, case.density.grid.voxel_volume_cc, held)
     return result
 
 
@@ -80,12 +82,20 @@ def reachable_fraction(case: PlanningCase, structure: str) -> Float32Array:
     return part
 
 
-def _voxel_set(name: str, fraction: Float32Array, voxels: OptimizationVoxels, voxel_cc: float) -> VoxelSet | None:
+def _voxel_set(
+    name: str,
+    fraction: Float32Array,
+    voxels: OptimizationVoxels,
+    voxel_cc: float,
+    held: NDArray[np.bool_] | None = None,
+) -> VoxelSet | None:
+    """The covered voxels; those not ``held`` count by their volume, but as if they were hardly covered."""
     used = np.flatnonzero(fraction > 1e-3)
     if len(used) == 0:
         return None
     part = fraction[used].astype(np.float64)
-    return VoxelSet(name, used, part * voxels.stands_for[used] * voxel_cc, part)
+    coverage = part if held is None else np.where(held[used], part, 0.0)
+    return VoxelSet(name, used, part * voxels.stands_for[used] * voxel_cc, coverage)
 
 
 def _on_grid(case: PlanningCase, structure: str) -> Float32Array:

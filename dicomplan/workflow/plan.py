@@ -31,15 +31,16 @@ from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
 from dicomplan.geometry.resample import trilinear
 from dicomplan.machine.library import load_machine
 from dicomplan.machine.model import MachineModel
-from dicomplan.plan.derive import derive
 from dicomplan.plan.library import load_template
 from dicomplan.plan.matching import BODY
 from dicomplan.plan.template import PlanTemplate
 from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.imrt import optimise_fluence
 from dicomplan.planning.normalizing import normalization, scaled_deliveries
+from dicomplan.planning.pursuing import aims_of
 from dicomplan.planning.segments import PointDose, deliver
 from dicomplan.planning.voxels import optimization_voxels
+from dicomplan.sequencing.aperture_moves import FINE_MARGIN_MM, FINE_STEP_MM, fine_map
 from dicomplan.workflow.clock import Clock, creation_time
 from dicomplan.workflow.logs import RunLog
 from dicomplan.workflow.output import OutputFolder
@@ -100,8 +101,8 @@ def make_plan(
     fractions = setup.resolved.fractions
     doses = AnchoredDose(engine, setup.fast, fractions)
     with clock.stage("optimize"):
-        specs = derive(setup.resolved)
-        named = [spec.region.structure for spec in specs if spec.region.structure != BODY]
+        aims = aims_of(setup.resolved)
+        named = [region.structure for region in aims.regions if region.structure != BODY]
         voxels = optimization_voxels(case, tuple(dict.fromkeys(named)))
         seen = []
         for one in setup.maps:
@@ -109,12 +110,14 @@ def make_plan(
             frame = one.beam.frame(case.patient_position)
             seen.append(beam_samples(frame, setup.around, voxels.indices, setup.kernel))
         influence = factorised_influence(setup.maps, seen, setup.kernel, case.machine, fractions)
-        ideal = optimise_fluence(case, influence, voxels, specs, doses, clock.progress, cancel)
+        ideal = optimise_fluence(case, influence, voxels, aims, doses, clock.progress, cancel)
     point_dose = _point_dose(setup, {direction(one.beam): part for one, part in zip(setup.maps, seen, strict=True)})
     limit = setup.resolved.template.delivery.max_segments
     try:
         with clock.stage("sequence"):
-            delivered = deliver(case, setup.maps, ideal, voxels, doses, point_dose, limit, clock.progress, cancel)
+            finer = [fine_map(one, FINE_STEP_MM, FINE_MARGIN_MM) for one in setup.maps]
+            fine = factorised_influence(finer, seen, setup.kernel, case.machine, fractions)
+            delivered = deliver(case, setup.maps, ideal, voxels, doses, point_dose, limit, fine, clock.progress, cancel)
     except NotDeliverableError as error:
         return Result(setup, voxels, influence, ideal, None, None, (), (), (), None, (error.message,))
     scaling = normalization(case, delivered.dose.dose_gy)

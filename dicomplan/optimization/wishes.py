@@ -1,0 +1,197 @@
+"""A wish list with priorities, fulfilled in order: what an earlier group reached is never given up for a later one.
+
+The two phases of Breedveld, Storchi, Keijzer, Heemink and Heijmen, Phys. Med. Biol. 52 (2007) 6339 (two-phase
+epsilon-constraint planning), with limits that give way instead of single objectives:
+
+1. Group by group: the least share t by which all goals of the group must give way together, then the least sum of their own
+   shares, none above t. A goal that is met becomes a limit at its dose; one that is not, a limit at what was reached, and
+   some slack.
+2. In order: each goal that is worth bettering is pushed below its limit, and kept there with some slack.
+
+The terms of the guide (fall-off, organs that nothing is asked of, smoothing) settle what the wishes leave open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
+from dicomplan.optimization.constraints import Constraint, ConstraintState, missing_share, relaxed
+from dicomplan.optimization.operator import DoseOperator
+from dicomplan.optimization.solver import Give, Problem, Solution, SolverSettings, solve
+
+FloatArray = NDArray[np.float64]
+
+SLACK = 0.005
+"""A goal that was not met, or was bettered, is kept at its dose and so much of it."""
+
+_PRICE = 2.0  # of giving way: far above what the guide's terms (about 0.1 in all) could gain by it
+_PULL = 2.0  # of bettering a goal that is met
+_MET = 5e-4  # shares below this are none
+_GROUP_ITERATIONS = 50
+_BETTER_ITERATIONS = 15
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A goal as a limit: ``group`` (1 first) says when its turn comes, ``better`` whether less than the limit is welcome."""
+
+    limit: Constraint
+    group: int
+    better: bool = False
+
+
+@dataclass(frozen=True)
+class Fulfilment:
+    """What :func:`fulfil` found.
+
+    ``shares`` (wishes,): by which share of its dose each limit gave way (0: met; negative: bettered); ``kept``: the limits
+    as they were held in the end, hard ones first, ``states`` the multipliers of each, for a warm start.
+    """
+
+    solution: Solution
+    shares: tuple[float, ...]
+    kept: tuple[Constraint, ...]
+    states: tuple[ConstraintState | None, ...]
+    iterations: int
+
+
+@dataclass
+class _List:
+    """The work on one wish list."""
+
+    operator: DoseOperator
+    guide: Problem
+    wishes: Sequence[Wish]
+    offset: FloatArray | None
+    most: FloatArray | None
+    progress: ProgressCallback
+    cancel: Cancel
+    effort: float
+    solution: Solution
+    states: list[ConstraintState | None]
+    shares: list[float]
+    iterations: int = 0
+
+    @property
+    def hard(self) -> int:
+        return len(self.guide.constraints)
+
+    def limits(self) -> list[Constraint]:
+        """All limits, hard ones first, the wishes' moved by what they gave way and the slack."""
+        return [*self.guide.constraints, *(self.kept(k) for k in range(len(self.wishes)))]
+
+    def kept(self, k: int) -> Constraint:
+        share = self.shares[k]
+        return relaxed(self.wishes[k].limit, 0.0 if abs(share) <= _MET else share + SLACK)
+
+    def reach(
+        self, held: Sequence[int], gives: Sequence[tuple[Sequence[int], float, float, float]], what: str
+    ) -> tuple[float, ...]:
+        """Solve with the wishes ``held`` kept and those of ``gives`` (wishes, least, most, start) giving way."""
+        better = all(least < 0.0 for _, least, _, _ in gives)
+        price, iterations = (_PULL, _BETTER_ITERATIONS) if better else (_PRICE, _GROUP_ITERATIONS)
+        iterations = round(self.effort * iterations)
+        settings = SolverSettings(
+            max_iterations=iterations, round_iterations=max(15, iterations // 4), enough=not better
+        )
+        free = [k for one, _, _, _ in gives for k in one]
+        order = [k for k in held if k not in free] + free
+        limits = [*self.guide.constraints, *(self.wishes[k].limit if k in free else self.kept(k) for k in order)]
+        place = {k: self.hard + at for at, k in enumerate(order)}
+        problem = replace(
+            self.guide,
+            constraints=tuple(limits),
+            gives=tuple(
+                Give(tuple(place[k] for k in one), price, least, most, start) for one, least, most, start in gives
+            ),
+        )
+        places = [*range(self.hard), *(self.hard + k for k in order)]
+        self.solution = solve(
+            self.operator,
+            problem,
+            warm_start=self.solution,
+            states=[self.states[at] for at in places],
+            dose_offset_gy=self.offset,
+            most=self.most,
+            settings=settings,
+            progress=_named(self.progress, what),
+            cancel=self.cancel,
+        )
+        for at, state in zip(places, self.solution.states, strict=True):
+            self.states[at] = state
+        self.iterations += self.solution.iterations
+        return self.solution.shares
+
+    def missing(self, k: int) -> float:
+        """By which share of its dose a wish is missed at the present dose."""
+        return missing_share(self.wishes[k].limit, self.solution.dose_gy)
+
+
+def fulfil(
+    operator: DoseOperator,
+    guide: Problem,
+    wishes: Sequence[Wish],
+    start: Solution,
+    *,
+    dose_offset_gy: FloatArray | None = None,
+    most: FloatArray | None = None,
+    states: Sequence[ConstraintState | None] = (),
+    effort: float = 1.0,
+    progress: ProgressCallback = ignore_progress,
+    cancel: Cancel | None = None,
+) -> Fulfilment:
+    """The fluence that fulfils the wishes in order, from a solution of the guide alone (or any of the same operator).
+
+    ``guide`` holds terms, hard limits and smoothing; ``most`` (beamlets,) bounds the fluence. ``states``: of the hard
+    limits and all wishes, from an earlier fulfilment of the same list (or of the hard limits alone). Wishes of one group
+    are equals. ``effort`` times 50 iterations are spent on a group at most. Progress: stage ``optimize``.
+    """
+    had = list(states)[: len(guide.constraints) + len(wishes)] or list(start.states)
+    had += [None] * (len(guide.constraints) + len(wishes) - len(had))
+    work = _List(
+        operator,
+        guide,
+        wishes,
+        dose_offset_gy,
+        most,
+        progress,
+        cancel or Cancel(),
+        effort,
+        start,
+        had,
+        [0.0] * len(wishes),
+    )
+    held: list[int] = []
+    order = sorted(range(len(wishes)), key=lambda k: wishes[k].group)
+    for number, members in groupby(order, key=lambda k: wishes[k].group):
+        group = list(members)
+        worst = max(0.0, *(work.missing(k) for k in group))
+        (share,) = work.reach(held, [(group, 0.0, np.inf, worst)], f"group {number}")
+        if share > _MET and len(group) > 1:
+            gives = [((k,), 0.0, share + SLACK, min(max(0.0, work.missing(k)), share)) for k in group]
+            for k, own in zip(group, work.reach(held, gives, f"group {number}, each"), strict=True):
+                work.shares[k] = own
+        else:
+            for k in group:
+                work.shares[k] = share
+        held += group
+    for k in order:
+        if not wishes[k].better or work.shares[k] > _MET:
+            continue
+        now = min(work.missing(k), 0.0)
+        (share,) = work.reach(held, [((k,), -1.0, 0.0, now)], f"betters {wishes[k].limit.voxels.name}")
+        work.shares[k] = share
+    return Fulfilment(work.solution, tuple(work.shares), tuple(work.limits()), tuple(work.states), work.iterations)
+
+
+def _named(progress: ProgressCallback, what: str) -> ProgressCallback:
+    def note(event: Progress) -> None:
+        progress(replace(event, message=f"{what}: {event.message}"))
+
+    return note

@@ -1,0 +1,157 @@
+"""What a template wants of a plan as a guide and a wish list, pursued on any operator: fluence, or metersets of segments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomplan.events import Cancel, ProgressCallback
+from dicomplan.optimization.build import build, regions
+from dicomplan.optimization.constraints import Constraint, ConstraintState, missing_share
+from dicomplan.optimization.operator import DoseOperator
+from dicomplan.optimization.smoothing import Smoothing
+from dicomplan.optimization.solver import Solution, SolverSettings, solve
+from dicomplan.optimization.voxels import VoxelSet
+from dicomplan.optimization.wishes import Wish, fulfil
+from dicomplan.plan.derive import ObjectiveSpec, Region, derive, tightened, wishes
+from dicomplan.plan.resolve import ResolvedTemplate
+from dicomplan.plan.template import StructureGoal
+from dicomplan.planning.case import shortfall
+
+FloatArray = NDArray[np.float64]
+
+GUIDE_SHARE = 0.25
+"""Of the derived weights and of smoothing: beside wishes the guide only settles what they leave open."""
+
+_OVERSHOOT = 1.1  # a broken hard limit moves by a little more than what is missing
+_MOST = 0.03  # of its dose: a goal's aim is not corrected by more; what is further off has other reasons
+
+
+@dataclass(frozen=True)
+class Aims:
+    """Terms and hard limits (``guide``), goals as limits (``wishes``), and by how many Gy the dose that each goal or hard
+    constraint aims at is moved to the strict side (``shifts_gy``; negative: to the lax side)."""
+
+    guide: tuple[ObjectiveSpec, ...]
+    wishes: tuple[ObjectiveSpec, ...]
+    shifts_gy: Mapping[StructureGoal, float] = field(default_factory=dict)
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """Every region that is named, once."""
+        return regions((*self.guide, *self.wishes))
+
+
+@dataclass(frozen=True)
+class Pursuit:
+    """Where the pursuit of aims ended; hand it back as a warm start. ``states``: of hard limits and wishes, in order."""
+
+    solution: Solution
+    states: tuple[ConstraintState | None, ...]
+    iterations: int
+
+
+def aims_of(resolved: ResolvedTemplate) -> Aims:
+    """The aims of a template: its own objectives, or a guide and wishes derived from constraints and goals."""
+    wanted = wishes(resolved)
+    factor = GUIDE_SHARE if wanted else 1.0
+    guide = tuple(spec if spec.hard else replace(spec, weight=spec.weight * factor) for spec in derive(resolved))
+    return Aims(guide, wanted)
+
+
+def pursue(
+    operator: DoseOperator,
+    aims: Aims,
+    sets: Mapping[Region, VoxelSet | None],
+    scale_gy: float,
+    settings: SolverSettings,
+    *,
+    smoothing: Smoothing | None = None,
+    start: FloatArray | None = None,
+    warm_start: Pursuit | None = None,
+    dose_offset_gy: FloatArray | None = None,
+    most: FloatArray | None = None,
+    effort: float = 1.0,
+    progress: ProgressCallback,
+    cancel: Cancel,
+) -> Pursuit:
+    """Minimise the guide, then fulfil the wishes in order. From a warm start the guide alone is not looked at again.
+
+    ``most`` (beamlets,) bounds the variables of the operator from above; ``effort``: see
+    :func:`dicomplan.optimization.wishes.fulfil`; further arguments as of :func:`dicomplan.optimization.solver.solve`.
+    """
+    guide = build(tightened(aims.guide, aims.shifts_gy), sets, scale_gy, smoothing).problem
+    asked = build(tightened(aims.wishes, aims.shifts_gy), sets, scale_gy)
+    listed = [
+        Wish(limit, spec.priority, spec.better)
+        for limit, spec in zip(asked.problem.constraints, asked.constraint_specs, strict=True)
+    ]
+    iterations = 0
+    states: tuple[ConstraintState | None, ...]
+    if warm_start is None or not listed:
+        solution = solve(
+            operator,
+            guide,
+            start=start,
+            warm_start=None if warm_start is None else warm_start.solution,
+            states=None if warm_start is None else warm_start.states,
+            dose_offset_gy=dose_offset_gy,
+            most=most,
+            settings=settings,
+            progress=progress,
+            cancel=cancel,
+        )
+        iterations, states = solution.iterations, tuple(solution.states)
+    else:
+        solution, states = warm_start.solution, warm_start.states
+    if not listed:
+        return Pursuit(solution, states, iterations)
+    found = fulfil(
+        operator,
+        guide,
+        listed,
+        solution,
+        dose_offset_gy=dose_offset_gy,
+        most=most,
+        effort=effort,
+        states=states,
+        progress=progress,
+        cancel=cancel,
+    )
+    return Pursuit(found.solution, found.states, iterations + found.iterations)
+
+
+def corrected(
+    aims: Aims,
+    sets: Mapping[Region, VoxelSet | None],
+    scale_gy: float,
+    dose_gy: FloatArray,
+    values: Mapping[StructureGoal, float],
+) -> Aims:
+    """The aims after a look at an accurate dose: ``dose_gy`` (voxels,) where it is optimised, ``values`` as it is judged.
+
+    A goal's aim moves by what it is judged to be more (or less) than the optimiser's voxels say of the same dose, a hard
+    limit's by its overshoot.
+    """
+    shifts = dict(aims.shifts_gy)
+    for goal, value in values.items():
+        if goal.hard and goal.goal.unit == "Gy" and shortfall(goal, value) > 0:
+            shifts[goal] = shifts.get(goal, 0.0) + _OVERSHOOT * abs(value - goal.goal.limit)
+    asked = build(aims.wishes, sets, scale_gy)
+    for limit, spec in zip(asked.problem.constraints, asked.constraint_specs, strict=True):
+        if spec.goal is None or spec.goal.goal.unit != "Gy" or spec.goal not in values:
+            continue
+        strict = _strict_side_gy(limit, dose_gy, values[spec.goal])
+        most = _MOST * limit.dose_gy
+        shifts[spec.goal] = min(max(strict, -most), most)
+    return replace(aims, shifts_gy=shifts)
+
+
+def _strict_side_gy(limit: Constraint, dose_gy: FloatArray, judged_gy: float) -> float:
+    """How much worse (Gy) a goal is judged than the limit's voxels say of this dose."""
+    sign = 1.0 if limit.kind in ("upper", "mean_upper") else -1.0
+    seen_gy = limit.dose_gy * (1.0 + sign * missing_share(limit, dose_gy))
+    return sign * (judged_gy - seen_gy)
