@@ -91,6 +91,7 @@ class Pool:
             stderr=subprocess.DEVNULL,
             env=environment,
             close_fds=True,
+            process_group=0,  # a signal for the watcher's group is for the watcher to act on
         )
         self._running[job.id] = _Running(process, attempt, job.memory_bytes, time.monotonic())
 

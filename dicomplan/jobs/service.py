@@ -122,7 +122,7 @@ class Service:
 
     def run(self) -> None:
         """Work until :meth:`stop`; then wait ``grace_s`` for running jobs and hand back the rest."""
-        self._sweep()
+        self.sweep()
         while not self._stopping.is_set():
             delay = self.tick(time.monotonic())
             if self._wake.wait(delay) and not self._stopping.is_set():
@@ -545,9 +545,7 @@ class Service:
     def _move(self, now_s: float) -> None:
         """Move the input of ended jobs out of the inbox, once their end is in the store."""
         unmoved = [job for job in self._store.unmoved(self._outbox) if job.inbox == str(self.settings.inbox)]
-        if not unmoved or self._keep_input:
-            return
-        if not self._known or self._looking:
+        if self._keep_input or self._looking:
             return
         jobs = {job.id: job for job in unmoved}
         left: set[str] = set()
@@ -567,7 +565,8 @@ class Service:
             self._inbox.watched.seen.pop(name, None)
         for job in moved.values():
             delivering.write_reason(self.settings.inbox, job)
-        self._inbox.forget_recalled()
+        if moved:
+            self._inbox.forget_recalled()
         self._clear_folders()
         if len(self._inbox.index) < len(self._inbox.watched.seen):
             return  # some files have not been looked at: they may belong to these jobs
@@ -585,7 +584,11 @@ class Service:
                 if age > max(_EMPTY_FOLDER_S, 10 * self.settings.waits.quiet_s):
                     delivering.clear_folder(self.settings.inbox, folder)
 
-    def _sweep(self) -> None:
+    def kill_workers(self) -> None:
+        """Kill the workers and tell nobody: what the death of this process does."""
+        self._pool.stop_all()
+
+    def sweep(self) -> None:
         """Remove what crashes left half-made: copies, attempts of jobs that have ended or do not run."""
         sweep_partial(self.settings.work)
         with contextlib.suppress(OSError):
