@@ -13,6 +13,8 @@ from dicomplan.beams.delivery import Beam, BeamDelivery, direction
 from dicomplan.dose.collapsed_cone import collapsed_cone_dose
 from dicomplan.dose.fluence import (
     FluencePlane,
+    blurred_overlap,
+    both_sources,
     box_overlap,
     delivered_plane,
     field_range_mm,
@@ -217,13 +219,16 @@ def course_dose(grid: VoxelGrid, doses_gy: Sequence[Float32Array], fractions: in
 def plane_of_beamlets(
     cells: NDArray[np.float64], x_edges_mm: NDArray[np.float64], y_edges_mm: NDArray[np.float64], machine: MachineModel
 ) -> FluencePlane:
-    """A beamlet map (rows, cols) in MU as a fluence plane: each beamlet open for its MU, nothing leaks elsewhere."""
-    x_mm, y_mm = plane_axes(
-        (float(x_edges_mm[0]), float(x_edges_mm[-1])), (float(y_edges_mm[0]), float(y_edges_mm[-1]))
-    )
-    along = box_overlap(x_edges_mm[:-1], x_edges_mm[1:], x_mm)
+    """A beamlet map (rows, cols) in MU as a fluence plane: each beamlet open for its MU, nothing leaks elsewhere.
+
+    Leaf ends blur beamlets as they blur segments, and both sources shine through them.
+    """
+    blur = machine.mlc.leaf_end_blur_mm
+    low, high = float(x_edges_mm[0]) - 4.0 * blur, float(x_edges_mm[-1]) + 4.0 * blur
+    x_mm, y_mm = plane_axes((low, high), (float(y_edges_mm[0]), float(y_edges_mm[-1])))
+    along = blurred_overlap(x_edges_mm[:-1], x_edges_mm[1:], x_mm, blur)
     across = box_overlap(y_edges_mm[:-1], y_edges_mm[1:], y_mm)
-    return FluencePlane(across.T @ cells @ along * profile_factor(machine.beam, x_mm, y_mm), x_mm, y_mm)
+    return both_sources(across.T @ cells @ along, machine, x_mm, y_mm)
 
 
 Engines = Mapping[str, DoseEngine]

@@ -82,7 +82,7 @@ def box_overlap(low_mm: FloatArray, high_mm: FloatArray, centres_mm: FloatArray)
     return share
 
 
-def _blurred_overlap(low_mm: FloatArray, high_mm: FloatArray, centres_mm: FloatArray, sigma_mm: float) -> FloatArray:
+def blurred_overlap(low_mm: FloatArray, high_mm: FloatArray, centres_mm: FloatArray, sigma_mm: float) -> FloatArray:
     """As :func:`box_overlap`, the intervals convolved with a Gaussian and the value taken at the pixels' centres."""
     if sigma_mm <= 0.0:
         return box_overlap(low_mm, high_mm, centres_mm)
@@ -123,7 +123,7 @@ def _leaf_opening(aperture: Aperture, mlc: MlcModel, x_mm: FloatArray, y_mm: Flo
     # leaves that touch are closed whatever the shape of their ends
     closed = aperture.leaf_positions_mm[1] - aperture.leaf_positions_mm[0] <= 0
     second = np.where(closed, first, second)
-    along = _blurred_overlap(first, second, x_mm, mlc.leaf_end_blur_mm)
+    along = blurred_overlap(first, second, x_mm, mlc.leaf_end_blur_mm)
     across = box_overlap(mlc.leaf_boundaries_mm[:-1], mlc.leaf_boundaries_mm[1:], y_mm)
     opened: FloatArray = across.T @ along
     if mlc.tongue_and_groove_mm > 0:
@@ -138,7 +138,7 @@ def _exposed_sides(
     """(ny, nx) share of each pixel that lies in a strip beside a leaf whose neighbour is open."""
     strip = 0.5 * mlc.tongue_and_groove_mm
     low, high = np.maximum(first[:-1], first[1:]), np.minimum(second[:-1], second[1:])
-    both = _blurred_overlap(low, np.maximum(low, high), x_mm, mlc.leaf_end_blur_mm)
+    both = blurred_overlap(low, np.maximum(low, high), x_mm, mlc.leaf_end_blur_mm)
     inner = mlc.leaf_boundaries_mm[1:-1]
     below = box_overlap(inner - strip, inner, y_mm).T @ (along[:-1] - both)
     above = box_overlap(inner, inner + strip, y_mm).T @ (along[1:] - both)
@@ -180,7 +180,7 @@ def open_field(
         offset, blur = machine.mlc.leaf_end_offset_mm, machine.mlc.leaf_end_blur_mm
         low, high = low - offset, high + offset
     x_mm, y_mm = plane_axes((low - 4.0 * blur, high + 4.0 * blur), y_range_mm)
-    along = _blurred_overlap(np.array([low]), np.array([high]), x_mm, blur)
+    along = blurred_overlap(np.array([low]), np.array([high]), x_mm, blur)
     across = box_overlap(np.array([y_range_mm[0]]), np.array([y_range_mm[1]]), y_mm)
     return across.T @ along, x_mm, y_mm
 
@@ -219,7 +219,7 @@ def extra_focal_plane(opened: FloatArray, machine: MachineModel, x_mm: FloatArra
 
 def extra_focal_response(centres_mm: FloatArray, machine: MachineModel) -> tuple[FloatArray, FloatArray]:
     """One axis of :func:`extra_focal_plane`: the widened axis (m,) and what each pixel (n) of the opening gives it (m, n)."""
-    near, blur = _extra_focal_view(machine)
+    near, blur = extra_focal_view(machine)
     step = float(centres_mm[1] - centres_mm[0])
     margin = int(np.ceil(_EXTRA_FOCAL_REACH * blur / near / step))
     wide = step * np.arange(-margin, len(centres_mm) + margin) + centres_mm[0]
@@ -233,13 +233,13 @@ def calibration_field_fluence(machine: MachineModel) -> float:
     weight = machine.beam.extra_focal_weight
     if weight == 0.0:
         return 1.0
-    _, blur = _extra_focal_view(machine)
+    _, blur = extra_focal_view(machine)
     shown = (2.0 * float(ndtr(0.5 * machine.calibration.field_mm / blur)) - 1.0) ** 2
     return 1.0 - weight + weight * shown
 
 
-def _extra_focal_view(machine: MachineModel) -> tuple[float, float]:
-    """m, and b times the source's standard deviation (mm), of :func:`extra_focal_plane`."""
+def extra_focal_view(machine: MachineModel) -> tuple[float, float]:
+    """How an extra-focal source sees edges: m, and b times the source's standard deviation (mm), of :func:`extra_focal_plane`."""
     beam, total = machine.beam, machine.source_axis_distance_mm
     edge, source = beam.collimator_distance_mm, beam.extra_focal_distance_mm
     scale = total / (edge * (total - source))

@@ -3,6 +3,9 @@
 A beamlet's fluence convolved with a Gaussian is a product of two error functions, one along and one across the leaf:
 the convolved map of a beam is (across) x (beamlet map) x (along), and a voxel's dose its weighted bilinear samples
 (:mod:`dicomplan.dose.pencil_beam`). Cost and memory do not depend on the number of beamlets or on a cut-off.
+
+Sources are those of :func:`~dicomplan.dose.fluence.both_sources`: a beamlet opens as leaf ends blur it, and seen from the
+extra-focal source it is another such product. That one is smooth, so only the coarse maps carry it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.beams.beamlets import BeamletMap
-from dicomplan.dose.fluence import profile_factor
+from dicomplan.dose.fluence import calibration_field_fluence, extra_focal_view, profile_factor
 from dicomplan.dose.pencil_beam import (
     LAYERS,
     BeamSamples,
@@ -34,46 +37,74 @@ Float32Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class _MapLayer:
-    """One layer of a beam: the responses (K, ny, rows) and (K, cols, nx) at the points of its maps."""
+class MapLayer:
+    """One layer of a beam: responses of rows and columns of beamlets at the points of its maps.
+
+    ``across`` (K, ny, rows), ``along`` (K, cols, nx) to the primary source; ``extra_across``, ``extra_along`` to the
+    extra-focal one, none or four of them: for the layer's Gaussians, and for all the narrow ones together.
+    """
 
     across: Float32Array
     along: Float32Array
+    extra_across: Float32Array
+    extra_along: Float32Array
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(K, ny, nx) of its maps."""
-        return self.across.shape[0], self.across.shape[1], self.along.shape[2]
+        return max(len(self.across), len(self.extra_across)), self.across.shape[1], self.along.shape[2]
+
+    @property
+    def arrays(self) -> tuple[Float32Array, ...]:
+        """All that it holds."""
+        return self.across, self.along, self.extra_across, self.extra_along
+
+    def maps(self, primary: Float32Array, opened: Float32Array) -> Float32Array:
+        """(K, ny, nx) convolved maps of beamlets (rows, cols), with and without what belongs to the primary source alone."""
+        result: Float32Array = np.matmul(np.matmul(self.across, primary), self.along)
+        if len(self.extra_across) == 0:
+            return result
+        total: Float32Array = np.matmul(np.matmul(self.extra_across, opened), self.extra_along)
+        total[: len(result)] += result
+        return total
+
+    def cells(self, maps: Float32Array) -> tuple[FloatArray, FloatArray]:
+        """Transpose of :meth:`maps`: what the maps give to ``primary`` and to ``opened``."""
+        result = []
+        for across, along in ((self.across, self.along), (self.extra_across, self.extra_along)):
+            cells = np.matmul(np.matmul(across.transpose(0, 2, 1), maps[: len(across)]), along.transpose(0, 2, 1))
+            result.append(cells.sum(axis=0, dtype=np.float64))
+        return result[0], result[1]
 
 
 @dataclass(frozen=True)
 class BeamInfluence:
     """One beam's beamlets on the voxels of its samples.
 
-    ``profile`` (rows, cols) is the off-axis fluence factor, ``axes`` (2, 3) where the points of the layers' maps lie:
-    :func:`~dicomplan.dose.pencil_beam.layer_places`.
+    ``profile`` (rows, cols) is the off-axis factor times the primary source's share, ``axes`` (2, 3) where the points of
+    the layers' maps lie: :func:`~dicomplan.dose.pencil_beam.layer_places`.
     """
 
     beamlets: BeamletMap
     samples: BeamSamples
     profile: FloatArray
-    layers: tuple[_MapLayer, ...]
+    layers: tuple[MapLayer, ...]
     axes: Float32Array
 
     def add_dose(self, fluence_mu: FloatArray, out: Float32Array) -> None:
         """Add the dose (Gy cm2 per photon x MU) of the beamlets (count,) to ``out`` (n,)."""
-        cells = (self.beamlets.filled(fluence_mu) * self.profile).astype(np.float32)
-        maps = [np.matmul(np.matmul(part.across, cells), part.along) for part in self.layers]
-        sampled(maps, self.axes, self.samples, out)
+        opened = self.beamlets.filled(fluence_mu)
+        primary, single = (opened * self.profile).astype(np.float32), opened.astype(np.float32)
+        sampled([part.maps(primary, single) for part in self.layers], self.axes, self.samples, out)
 
     def gradient(self, voxel_gradient: Float32Array) -> FloatArray:
         """(count,) transpose of :meth:`add_dose`."""
         total = np.zeros(self.beamlets.active.shape)
         shapes = [part.shape for part in self.layers]
         for part, maps in zip(self.layers, spread(voxel_gradient, shapes, self.axes, self.samples), strict=True):
-            cells = np.matmul(np.matmul(part.across.transpose(0, 2, 1), maps), part.along.transpose(0, 2, 1))
-            total += cells.sum(axis=0, dtype=np.float64)
-        result: FloatArray = (total * self.profile)[self.beamlets.active]
+            primary, opened = part.cells(maps)
+            total += primary * self.profile + opened
+        result: FloatArray = total[self.beamlets.active]
         return result
 
 
@@ -99,7 +130,7 @@ class FactorisedInfluence:
         total = 0
         for beam in self.beams:
             arrays = [beam.samples.u_mm, beam.samples.v_mm, beam.samples.weight]
-            arrays += [array for part in beam.layers for array in (part.across, part.along)]
+            arrays += [array for part in beam.layers for array in part.arrays]
             total += sum(array.nbytes for array in arrays)
         return total
 
@@ -127,20 +158,34 @@ def beam_influence(
 ) -> BeamInfluence:
     """The factors of one beam."""
     x_edges, y_edges = beamlets.x_edges_mm, beamlets.y_edges_mm
-    sigma = blurred_sigma_mm(kernel, machine)
+    x_low, x_high, y_low, y_high = x_edges[:-1], x_edges[1:], y_edges[:-1], y_edges[1:]
+    sigma, leaf_end = blurred_sigma_mm(kernel, machine), machine.mlc.leaf_end_blur_mm
+    weight, norm = machine.beam.extra_focal_weight, calibration_field_fluence(machine)
     layers, axes = [], []
     x_range, y_range = (float(x_edges[0]), float(x_edges[-1])), (float(y_edges[0]), float(y_edges[-1]))
-    for layer in LAYERS:
+    for number, layer in enumerate(LAYERS):
         x_mm, y_mm = layer_axes(layer, samples, x_range, y_range)
         widths = sigma[layer.first : layer.last]
-        along = [interval_response(x_edges[:-1], x_edges[1:], x_mm, float(width)).T for width in widths]
-        across = [interval_response(y_edges[:-1], y_edges[1:], y_mm, float(width)) for width in widths]
-        layers.append(_MapLayer(_float32(across), _float32(along)))
+        along = [interval_response(x_low, x_high, x_mm, float(np.hypot(width, leaf_end))).T for width in widths]
+        across = [interval_response(y_low, y_high, y_mm, float(width)) for width in widths]
+        extra_along, extra_across = [], []
+        if weight > 0.0 and number == 1:
+            near, blur = extra_focal_view(machine)
+            # beside the source's own blur, narrow Gaussians are nothing: the last stands for all of them
+            for width in (*kernel.sigma_mm[layer.first : layer.last], 0.0):
+                wide = float(np.hypot(blur, near * width))
+                leaf = float(np.hypot(wide, leaf_end))
+                extra_along.append(interval_response(x_low, x_high, near * x_mm, leaf).T)
+                extra_across.append(weight / norm * interval_response(y_low, y_high, near * y_mm, wide))
+        extra = (
+            _float32(extra_across, (len(y_mm), len(y_low))),
+            _float32(extra_along, (len(x_low), len(x_mm))),
+        )
+        layers.append(MapLayer(_float32(across), _float32(along), *extra))
         axes.append(layer_places(layer, x_mm, y_mm))
-    middle_x, middle_y = 0.5 * (x_edges[1:] + x_edges[:-1]), 0.5 * (y_edges[1:] + y_edges[:-1])
-    return BeamInfluence(
-        beamlets, samples, profile_factor(machine.beam, middle_x, middle_y), tuple(layers), np.stack(axes)
-    )
+    middle_x, middle_y = 0.5 * (x_high + x_low), 0.5 * (y_high + y_low)
+    profile = profile_factor(machine.beam, middle_x, middle_y) * ((1.0 - weight) / norm)
+    return BeamInfluence(beamlets, samples, profile, tuple(layers), np.stack(axes))
 
 
 def factorised_influence(
@@ -155,5 +200,8 @@ def factorised_influence(
     return FactorisedInfluence(beams, len(samples[0].u_mm), photons_cm2_per_mu(machine, kernel) * fractions)
 
 
-def _float32(parts: Sequence[FloatArray]) -> Float32Array:
+def _float32(parts: Sequence[FloatArray], shape: tuple[int, int] = (0, 0)) -> Float32Array:
+    """The parts stacked; of none of them an empty stack of ``shape``."""
+    if not parts:
+        return np.zeros((0, *shape), dtype=np.float32)
     return np.ascontiguousarray(np.stack(parts), dtype=np.float32)

@@ -66,7 +66,8 @@ class Medium:
 class BeamSamples:
     """Points seen by one beam: ``u_mm``, ``v_mm`` (n,) on the isocentre plane, ``weight`` (n, 8) Gy cm2 per photon.
 
-    Weights are those of the kernel's Gaussians, four for each layer of :data:`LAYERS`; what a layer has not got is 0.
+    Weights are those of the kernel's Gaussians: four of the fine layer, three of the coarse one (:data:`LAYERS`), and the
+    sum of the first four, with which the coarse layer also carries what is smooth to narrow Gaussians.
     """
 
     u_mm: Float32Array
@@ -105,6 +106,7 @@ def beam_samples(frame: BeamFrame, around: Medium, voxels: NDArray[np.int64], ke
     for number, layer in enumerate(LAYERS):
         own = kernel.weight_mev_per_mm[:, :, layer.first : layer.last]
         table[:, :, _WIDE * number : _WIDE * number + own.shape[2]] = own
+    table[:, :, -1] = table[:, :, :_WIDE].sum(axis=-1)
     weight = np.empty((len(points), table.shape[2]), dtype=np.float32)
     log_scale = np.log(kernel.scale)
     depth_weights(

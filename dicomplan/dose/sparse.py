@@ -1,0 +1,240 @@
+"""The influence of beamlets on voxels as a sparse matrix that is held: rows voxels, columns beamlets, CSR.
+
+Elements are those of :mod:`dicomplan.dose.influence`, computed from the same factors, so that both operators say the same
+within rounding. A matrix has to end somewhere: what lies beyond its cut-off is either carried by the coarse maps of the
+factorised form (:func:`explicit_influence` without a cut-off), or left out and counted (:func:`left_out`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomplan.dose._kernels_explicit import count_rows, fill_rows, product, transposed_product
+from dicomplan.dose.influence import BeamInfluence, FactorisedInfluence
+from dicomplan.dose.pencil_beam import LAYERS
+from dicomplan.errors import InsufficientMemoryError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+FloatArray = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
+Int32Array = NDArray[np.int32]
+IntArray = NDArray[np.int64]
+
+_SHARES = 8  # of the rows in the transposed product: fixed, so that sums do not depend on the threads
+_ELEMENT_BYTES = 8
+_ROW_BYTES = 16
+
+
+@dataclass(frozen=True)
+class ExplicitInfluence:
+    """Dose of a plan's beamlets on voxels as a matrix in CSR, Gy of the course per MU of one fraction.
+
+    ``starts`` (voxels + 1,) int64, ``indices`` (nonzeros,) int32 rising within a row, ``data`` (nonzeros,) float32.
+    ``rest`` adds what the matrix leaves to the coarse maps; None where it was left out.
+    """
+
+    starts: IntArray
+    indices: Int32Array
+    data: Float32Array
+    beamlet_count: int
+    rest: FactorisedInfluence | None
+
+    @property
+    def voxel_count(self) -> int:
+        """Number of voxels."""
+        return len(self.starts) - 1
+
+    @property
+    def nonzeros(self) -> int:
+        """Number of elements that are held."""
+        return len(self.data)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the operator holds."""
+        own = self.starts.nbytes + self.indices.nbytes + self.data.nbytes
+        return own + (self.rest.bytes if self.rest is not None else 0)
+
+    def forward(self, fluence_mu: FloatArray) -> Float32Array:
+        """Dose (voxels,) in Gy of the course for a fluence (beamlets,) in MU of an open field, of one fraction."""
+        dose = np.empty(self.voxel_count, dtype=np.float32)
+        fluence = np.ascontiguousarray(fluence_mu, dtype=np.float64)
+        product(self.starts, self.indices, self.data, fluence, dose)
+        if self.rest is not None:
+            dose += self.rest.forward(fluence)
+        return dose
+
+    def adjoint(self, gradient: NDArray[np.floating]) -> FloatArray:
+        """(beamlets,) transpose of :meth:`forward` applied to a gradient (voxels,) per Gy: per MU."""
+        parts = np.empty((_SHARES, self.beamlet_count))
+        double = np.ascontiguousarray(gradient, dtype=np.float64)
+        transposed_product(self.starts, self.indices, self.data, double, parts)
+        result: FloatArray = parts.sum(axis=0)
+        if self.rest is not None:
+            result += self.rest.adjoint(gradient)
+        return result
+
+    def to_scipy(self) -> csr_array:
+        """The held elements as ``scipy.sparse.csr_array`` (voxels, beamlets) float32; ``rest`` is not among them."""
+        from scipy.sparse import csr_array
+
+        # scipy keeps one type for both index arrays
+        starts = self.starts.astype(np.int32) if self.nonzeros < 2**31 else self.starts
+        return csr_array((self.data, self.indices, starts), shape=(self.voxel_count, self.beamlet_count))
+
+
+def explicit_influence(
+    operator: FactorisedInfluence, cutoff_mm: float | None = None, available_bytes: int | None = None
+) -> ExplicitInfluence:
+    """The matrix of a factorised operator's beams.
+
+    With ``cutoff_mm``: every element whose voxel, projected to the isocentre plane, is no farther than it from the
+    beamlet's centre; nothing else (:func:`left_out` says how much that is). Without: of every such element within the
+    fine maps' reach the share of the narrow Gaussians, and ``rest`` restores the wide ones and the extra-focal source
+    wherever they reach. No element is left out for being small.
+
+    Raises InsufficientMemoryError where the matrix would take more than ``available_bytes``, ValueError for columns that
+    are not equally wide.
+    """
+    fine = LAYERS[0]
+    layers = (0,) if cutoff_mm is None else (0, 1)
+    reach = cutoff_mm
+    counts = np.zeros(operator.voxel_count, dtype=np.int64)
+    parts = []
+    number = 0
+    for beam in operator.beams:
+        own = _cut(beam, number, fine.reach_mm if reach is None else reach)
+        number += beam.beamlets.count
+        parts.append(own)
+        count_rows(
+            beam.samples.u_mm, beam.samples.v_mm, own.x_mm, own.strips, own.strip_y_mm, own.cutoff_mm, counts
+        )  # fmt: skip
+    starts = np.zeros(operator.voxel_count + 1, dtype=np.int64)
+    np.cumsum(counts, out=starts[1:])
+    needed = explicit_bytes(operator.voxel_count, int(starts[-1]))
+    if available_bytes is not None and needed > available_bytes:
+        raise InsufficientMemoryError(
+            f"the influence matrix needs about {needed / 1e9:.1f} GB of memory, {available_bytes / 1e9:.1f} GB are free",
+            hint="the factorised form needs no matrix; or use a coarser grid or a shorter cut-off",
+        )
+    indices, data = np.empty(starts[-1], dtype=np.int32), np.empty(starts[-1], dtype=np.float32)
+    places = starts[:-1].copy()
+    for beam, own in zip(operator.beams, parts, strict=True):
+        _fill(beam, own, layers, operator.gy_per_unit, places, indices, data)
+    rest = _coarse_only(operator) if reach is None else None
+    return ExplicitInfluence(starts, indices, data, number, rest)
+
+
+def explicit_bytes(voxels: int, nonzeros: int) -> int:
+    """Memory that a matrix of so many rows and elements takes while it is built."""
+    return _ELEMENT_BYTES * nonzeros + _ROW_BYTES * voxels
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a matrix leaves out of the dose of an open field of all beamlets, as fractions of the complete dose.
+
+    ``target_mean``: of the target's mean dose; ``body_integral``: of the body's integral dose.
+    """
+
+    target_mean: float
+    body_integral: float
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it is below 0.5 % of the target's mean dose and 1 % of the body's integral dose."""
+        return self.target_mean < 0.005 and self.body_integral < 0.01
+
+
+def left_out(
+    matrix: ExplicitInfluence, complete: FactorisedInfluence, target: NDArray[np.floating], body: NDArray[np.floating]
+) -> LeftOut:
+    """What a matrix leaves out of the complete operator, for target and body given by their volume in each voxel (n,)."""
+    opened = np.ones(matrix.beamlet_count)
+    whole = complete.forward(opened).astype(np.float64)
+    missing = whole - matrix.forward(opened)
+    shares = [float(missing @ part) / float(whole @ part) for part in (target, body)]
+    return LeftOut(shares[0], shares[1])
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A beam's beamlets as the kernels take them, and the cut-off."""
+
+    x_mm: FloatArray
+    strips: IntArray
+    strip_y_mm: FloatArray
+    cutoff_mm: float
+
+
+def _cut(beam: BeamInfluence, first_number: int, cutoff_mm: float) -> _Cut:
+    """Runs of beamlets along the rows: row, first column, last (exclusive), number of the first."""
+    cells = beam.beamlets
+    widths = np.diff(cells.x_edges_mm)
+    if np.ptp(widths) > 1e-6:
+        raise ValueError("the beamlets of a beam differ in width")
+    edge = np.zeros((cells.active.shape[0], 1), dtype=np.int8)
+    change = np.diff(np.concatenate([edge, cells.active.astype(np.int8), edge], axis=1), axis=1)
+    row, first = np.nonzero(change == 1)
+    last = np.nonzero(change == -1)[1]
+    before = np.concatenate([[0], np.cumsum(last - first)[:-1]]) if len(row) else np.zeros(0)
+    strips = np.column_stack([row, first, last, first_number + before]).astype(np.int64)
+    x_mm = 0.5 * (cells.x_edges_mm[1:] + cells.x_edges_mm[:-1])
+    y_mm = 0.5 * (cells.y_edges_mm[1:] + cells.y_edges_mm[:-1])
+    if len(x_mm) == 1:  # the kernels take the step from two columns
+        x_mm = np.append(x_mm, x_mm[0] + widths[0])
+    return _Cut(x_mm, np.ascontiguousarray(strips), y_mm[row], cutoff_mm)
+
+
+def _fill(
+    beam: BeamInfluence,
+    own: _Cut,
+    layers: tuple[int, ...],
+    unit: float,
+    places: IntArray,
+    indices: Int32Array,
+    data: Float32Array,
+) -> None:
+    """Write one beam's elements."""
+    primary = [(4 * layer, layer, beam.layers[layer].across, beam.layers[layer].along) for layer in layers]
+    extra = [(4 * layer, layer, beam.layers[layer].extra_across, beam.layers[layer].extra_along) for layer in layers]
+    which, tables, along, across = [], [], [], []
+    for first, layer, rows, columns in primary + extra:
+        for k in range(len(rows)):
+            which.append(first + k)
+            tables.append(
+                (layer, columns.shape[2], rows.shape[1], sum(len(a) for a in along), sum(len(a) for a in across))
+            )
+            along.append(np.ascontiguousarray(columns[k].T).ravel())
+            across.append(rows[k].ravel())
+    fill_rows(
+        beam.samples.u_mm, beam.samples.v_mm, beam.samples.weight, np.array(which, dtype=np.int64),
+        sum(len(rows) for _, _, rows, _ in primary), np.array(tables, dtype=np.int64), beam.axes,
+        np.concatenate(along), np.concatenate(across), beam.profile.astype(np.float32),
+        own.x_mm, own.strips, own.strip_y_mm, own.cutoff_mm, unit, places, indices, data,
+    )  # fmt: skip
+
+
+def _coarse_only(operator: FactorisedInfluence) -> FactorisedInfluence:
+    """The operator without its fine maps: their responses are none of them."""
+    beams = []
+    for beam in operator.beams:
+        fine = beam.layers[0]
+        # two by two points far away: a map that no voxel lies on
+        empty = replace(
+            fine,
+            across=np.zeros((1, 2, fine.across.shape[2]), dtype=np.float32),
+            along=np.zeros((1, fine.along.shape[1], 2), dtype=np.float32),
+            extra_across=fine.extra_across[:0, :2],
+            extra_along=fine.extra_along[:0, :, :2],
+        )
+        axes = beam.axes.copy()
+        axes[0, :2] = 1e6
+        beams.append(replace(beam, layers=(empty, *beam.layers[1:]), axes=axes))
+    return replace(operator, beams=tuple(beams))
