@@ -30,11 +30,11 @@ def apply_retention(rules: Retention, store: JobStore, outbox: str, now_s: float
     if rules == Retention():
         return
     for job in store.jobs(outbox=outbox):
-        if not job.is_final or job.ended_s is None or not job.moved:
+        if not job.is_final or job.ended_s is None:
             continue
         days = (now_s - job.ended_s) / _DAY_S
         limit = rules.processed_days if job.state == "done" else rules.refused_days
-        if limit is not None and days > limit:
+        if limit is not None and days > limit and job.moved:
             for folder in input_folders(Path(job.inbox), job.id):
                 if folder.exists() and remove(folder):
                     yield job.id, "input"

@@ -36,6 +36,9 @@ _FULL_PAUSE_S = 5.0
 _MOST_BACK_OFF_S = 3600.0
 _EMPTY_FOLDER_S = 600.0
 _WORKER_TICK_S = 0.2
+_LONGEST_POLL_S = 60.0
+_BEAT_EVERY_S = 5.0
+_PROBE_EVERY_S = 15.0
 _RETENTION_EVERY_S = 3600.0
 
 HandOver = Callable[[JobStore, Job], bool]
@@ -99,6 +102,8 @@ class Service:
         self._next_scan_s = 0.0
         self._next_renewal_s = 0.0
         self._next_retention_s = 0.0
+        self._next_beat_s = 0.0
+        self._next_probe_s = 0.0
         self._paused_until_s = 0.0
         self._looking = False
         self._sender: threading.Thread | None = None
@@ -133,6 +138,7 @@ class Service:
     def tick(self, now_s: float) -> float:
         """Everything that is due at a monotonic time; seconds until there may be more to do."""
         with self._watching("store"):
+            self._beat(now_s)
             self._renew(now_s)
             self._reap()
             self._take_back()
@@ -178,6 +184,14 @@ class Service:
         if self.gauges.trouble.pop(subject, None) is not None and self._log.forget(f"trouble {subject}"):
             self._log.write("info", "well_again", subject=subject)
 
+    def _beat(self, now_s: float) -> None:
+        """Keep the lock of the inbox: never in the bare mount point of a share that is gone."""
+        if now_s >= self._next_beat_s:
+            self._next_beat_s = now_s + _BEAT_EVERY_S
+            if self._lock.trouble() is None:
+                with contextlib.suppress(OSError):
+                    self._lock.beat()
+
     # Looking at the inbox
 
     def _scan(self, now_s: float) -> bool:
@@ -185,16 +199,12 @@ class Service:
         if not self._looking and now_s < self._next_scan_s:
             return False
         if not self._looking:
-            began = time.monotonic()
-            trouble = self._lock.trouble()
-            if trouble is None:
-                with contextlib.suppress(OSError):
-                    self._lock.beat()
-                trouble = self._inbox.scan(now_s).trouble
-            took = time.monotonic() - began
-            self.gauges.last_scan_s = took
+            began, began_cpu = time.monotonic(), time.thread_time()
+            trouble = self._lock.trouble() or self._inbox.scan(now_s).trouble
+            self.gauges.last_scan_s = time.monotonic() - began
             # idle costs less than one hundredth of a core, however many files lie in the inbox
-            self._next_scan_s = now_s + max(self.settings.poll_s, 200.0 * took)
+            rest = min(200.0 * (time.thread_time() - began_cpu), _LONGEST_POLL_S)
+            self._next_scan_s = now_s + max(self.settings.poll_s, rest)
             if trouble is not None:
                 self._trouble("inbox", trouble)
                 return False
@@ -234,11 +244,10 @@ class Service:
                     self._accept(one)
         else:
             self._inbox.forget_recalled()
-        for name, item in self._inbox.unreadable(now_s, self.settings.waits.give_up_s):
+        for _, item in self._inbox.unreadable(now_s, self.settings.waits.give_up_s):
             if item.sha256 not in self._known:
                 file = JobFile("", item.sha256, "unreadable", item.sha256, item.state.size)
                 self._add_refused([file], f"unreadable: {item.error}", "", "")
-                self._looking = self._looking or name in self._inbox.index
         self._refresh()
 
     def _with_recalled(self, objects: list[Present], fresh: Sequence[Present]) -> list[Present]:
@@ -413,9 +422,11 @@ class Service:
             self._clear("disk")
         if time.monotonic() >= self._paused_until_s:
             self._clear("place")
-        probe = delivering.service_folder(self.settings.outbox) / f".probe-{os.getpid()}"
-        if "outbox" in self.gauges.trouble or now_s >= self._next_renewal_s - LEASE_S / 8:
+        if "outbox" in self.gauges.trouble or now_s >= self._next_probe_s:
+            self._next_probe_s = now_s + _PROBE_EVERY_S
+            probe = self.settings.outbox / delivering.SERVICE_FOLDER / f".probe-{os.getpid()}"
             try:
+                delivering.service_folder(self.settings.outbox)
                 probe.write_bytes(b"x")
                 self._clear("outbox")
             except OSError as error:
@@ -429,7 +440,8 @@ class Service:
     # Running
 
     def _start(self, now_s: float) -> None:
-        if not self._may_take() or self._stopping.is_set():
+        # jobs run on private copies: an inbox that is gone does not hold them up
+        if self.gauges.trouble.keys() - {"inbox"} or time.monotonic() < self._paused_until_s or self._stopping.is_set():
             return
         for job in self._store.claimable(self._outbox):
             if not self._pool.has_room(job):
