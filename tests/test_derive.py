@@ -160,6 +160,29 @@ def test_objectives_of_the_template_replace_the_derived_ones_beside_the_constrai
     assert (most.kind, most.dose_gy) == ("max_dose", 63.0)
 
 
+def test_every_type_of_objective_becomes_its_term():
+    body = (
+        "objectives:\n  Organ: [{type: max_geud, dose: 20 Gy, a: 8}, {type: linear}, {type: smooth_max, dose: 30 Gy},"
+        " {type: max_tail, dose: 25 Gy, volume: 5 %}]\n  PTV: [{type: min_geud, dose: 58 Gy, a: -10}, {type: variance},"
+        " {type: min_tail, dose: 57 Gy, volume: 2 %}, {type: min_mean, dose: 60 Gy}]"
+    )
+    specs = derived(body)
+    assert [(spec.kind, spec.region.reachable) for spec in specs] == [
+        ("max_geud", False),
+        ("linear", False),
+        ("smooth_max", False),
+        ("max_tail", False),
+        ("min_geud", True),
+        ("variance", False),
+        ("min_tail", True),
+        ("min_mean", True),
+    ]
+    sets = {region: VoxelSet(region.structure, np.arange(5), np.ones(5)) for region in regions(specs)}
+    terms = build(specs, sets, 60.0).problem.terms
+    assert [term.exponent for term in terms] == [8.0, 0.0, 0.0, 0.0, -10.0, 0.0, 0.0, 0.0]
+    assert [term.volume for term in terms] == pytest.approx([0, 0, 0, 0.25, 0, 0, 0.1, 0])
+
+
 def test_absent_levels_leave_no_trace():
     specs = derive(neck(["BODY", "PTV70", "SpinalCord"]))
     names = {name for spec in specs for name in (spec.region.structure, *spec.region.without)}

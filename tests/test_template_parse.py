@@ -102,6 +102,24 @@ def test_the_contract_s_example():
     assert (template.dose.grid_mm, template.delivery.max_segments) == (3.0, 100)
 
 
+def test_objectives_of_every_type_are_read():
+    terms = (
+        "{type: min_mean, dose: 60 Gy}, {type: max_tail, dose: 62 Gy, volume: 5 %}, {type: linear, weight: 2}, "
+        "{type: smooth_max, dose: 64 Gy}, {type: max_geud, dose: 20 Gy, a: 8}, {type: min_geud, dose: 59 Gy, a: -10}, "
+        "{type: variance}"
+    )
+    template = parse_template(BASE + f"objectives: {{PTV: [{terms}]}}\n")
+    assert template.objectives == (
+        Objective("PTV", "min_mean", 60.0, line=5),
+        Objective("PTV", "max_tail", 62.0, volume_percent=5.0, line=5),
+        Objective("PTV", "linear", 0.0, 2.0, line=5),
+        Objective("PTV", "smooth_max", 64.0, line=5),
+        Objective("PTV", "max_geud", 20.0, exponent=8.0, line=5),
+        Objective("PTV", "min_geud", 59.0, exponent=-10.0, line=5),
+        Objective("PTV", "variance", 0.0, line=5),
+    )
+
+
 def test_scalars_stay_text():
     template = parse_template(
         BASE + "structures: {NO: [no, off, 1.0, null, 007], Yes: []}\ngoals: [{NO: [Dmean <= 3 Gy]}]\n"
@@ -172,9 +190,17 @@ def test_a_question_mark_where_a_structure_is_used_lets_it_be_absent():
         ("delivery: {max_segments: 4}", 5, ["4 segments for 5 beams"]),
         ("delivery: {max_segments: many}", 5, ["whole number"]),
         ("report: {risk: true}", 5, ["not built yet"]),
-        ("objectives: {PTV: [{type: uniform}]}", 5, ["'dose' is missing"]),
+        ("objectives: {PTV: [{type: uniform}]}", 5, ["uniform needs 'dose'"]),
+        ("objectives: {PTV: [{type: linear, dose: 70 Gy}]}", 5, ["linear takes no dose"]),
+        ("objectives: {PTV: [{type: max_geud, dose: 70 Gy}]}", 5, ["max_geud needs 'a'", "a: 8"]),
+        ("objectives: {PTV: [{type: max_geud, dose: 70 Gy, a: 0.5}]}", 5, ["1 or more, 0.5 found"]),
+        ("objectives: {PTV: [{type: min_geud, dose: 70 Gy, a: 2}]}", 5, ["1 or less", "not 0"]),
+        ("objectives: {PTV: [{type: min_geud, dose: 70 Gy, a: 0}]}", 5, ["not 0"]),
+        ("objectives: {PTV: [{type: max_geud, dose: 70 Gy, a: high}]}", 5, ["high"]),
+        ("objectives: {PTV: [{type: uniform, dose: 70 Gy, a: 2}]}", 5, ["takes no a"]),
+        ("objectives: {PTV: [{type: max_tail, dose: 70 Gy, volume: 0 %}]}", 5, ["0 % of the volume"]),
         ("objectives: {PTV: [{type: uniform, dose: 70 Gy, volume: 3 %}]}", 5, ["takes no volume"]),
-        ("objectives: {PTV: [{type: max_dvh, dose: 70 Gy}]}", 5, ["needs a volume"]),
+        ("objectives: {PTV: [{type: max_dvh, dose: 70 Gy}]}", 5, ["needs 'volume'", "volume: 30 %"]),
         ("objectives: {PTV: [{type: soft, dose: 70 Gy}]}", 5, ["'soft' is not known", "uniform"]),
         ("objectives: {PTV: [{type: uniform, dose: 70 Gy, weight: -1}]}", 5, ["not within"]),
         ("machine: [a]", 5, ["text expected"]),

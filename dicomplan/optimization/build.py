@@ -86,4 +86,5 @@ def _term(spec: ObjectiveSpec, voxels: VoxelSet, volume: float) -> Term:
     kind: SpecKind = spec.kind
     if kind.endswith("tail") and volume <= 0.0:
         kind = "max_dose" if kind == "max_tail" else "min_dose"
-    return Term(kind, voxels, spec.dose_gy, spec.weight, volume if kind.endswith(("tail", "dvh")) else 0.0, spec.pull)
+    taken = volume if kind.endswith(("tail", "dvh")) else 0.0
+    return Term(kind, voxels, spec.dose_gy, spec.weight, taken, spec.pull, spec.exponent)

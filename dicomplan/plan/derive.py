@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from dicomplan.metrics.goals import Goal
 from dicomplan.patient.algebra import expression_names
 from dicomplan.plan.matching import BODY
 from dicomplan.plan.resolve import ResolvedTemplate
-from dicomplan.plan.template import Objective, StructureGoal, TargetLevel
+from dicomplan.plan.template import Objective, ObjectiveType, StructureGoal, TargetLevel
 
 HIGHER_LEVEL_MARGIN_MM = 8.0
 """A target's uniformity and overdose terms leave out the higher levels grown by this: room for the dose to fall."""
@@ -22,9 +21,7 @@ AIR_DENSITY_G_CM3 = 0.3
 SKIN_DEPTH_MM = 4.0
 """Target points this near under the skin carry no underdose term: the dose still builds up there."""
 
-SpecKind = Literal[
-    "uniform", "max_dose", "min_dose", "mean_dose", "min_mean", "max_tail", "min_tail", "max_dvh", "min_dvh"
-]
+SpecKind = ObjectiveType
 
 # Weights of a square of (dose / highest level), averaged over the region; own choice, tried on a head-and-neck-like
 # phantom (tests/test_optimization_phantom.py): coverage and hard limits first, organs as far as these let them.
@@ -75,7 +72,7 @@ class ObjectiveSpec:
     negative where a goal asks for a volume to be spared). ``hard``: a limit (max_dvh, min_dvh, mean_dose or min_mean;
     ``weight`` plays no part). ``priority`` is the group of ``goal``, 0 for hard limits and general terms; ``goal`` is
     what the term pursues, None for general ones. ``pull`` is the linear part of mean_dose. ``better``: of a wish (see
-    :func:`wishes`), whether less than its limit is welcome.
+    :func:`wishes`), whether less than its limit is welcome. ``exponent`` is that of the gEUD kinds.
     """
 
     region: Region
@@ -89,6 +86,7 @@ class ObjectiveSpec:
     goal: StructureGoal | None = None
     pull: float = 0.0
     better: bool = False
+    exponent: float = 0.0
 
 
 def derive(resolved: ResolvedTemplate) -> tuple[ObjectiveSpec, ...]:
@@ -328,9 +326,10 @@ def _written(resolved: ResolvedTemplate, one: Objective) -> list[ObjectiveSpec]:
     percent = one.volume_percent or 0.0
     if one.type == "min_dvh":
         return [ObjectiveSpec(reachable, "min_dvh", one.dose_gy, one.weight, allowed_percent=100.0 - percent)]
-    if one.type == "min_dose":
-        return [ObjectiveSpec(reachable, "min_dose", one.dose_gy, one.weight)]
-    return [ObjectiveSpec(whole, one.type, one.dose_gy, one.weight, allowed_percent=percent)]
+    region = reachable if one.type.startswith("min") else whole
+    return [
+        ObjectiveSpec(region, one.type, one.dose_gy, one.weight, allowed_percent=percent, exponent=one.exponent),
+    ]
 
 
 def _leaves(resolved: ResolvedTemplate, structure: str) -> frozenset[str]:

@@ -406,12 +406,30 @@ class _Reader:
         volume = None
         if "volume" in found:
             volume = quantity(found["volume"].value, self.problems, f"{what}, volume", ("%",), 0, 100)
-        if kind not in get_args(ObjectiveType) or dose is None or weight is None:
+        exponent = None
+        if "a" in found:
+            exponent = quantity(found["a"].value, self.problems, f"{what}, a", ("",), -100, 100)
+        if kind not in get_args(ObjectiveType):
             return None
-        if kind.endswith("dvh") != ("volume" in found):
-            needs = "needs a volume, such as volume: 30 %" if kind.endswith("dvh") else "takes no volume"
-            self.problems.add(f"{what}: {kind} {needs}", line_of(node))
-        return Objective(name, cast(ObjectiveType, kind), dose, weight, volume, line_of(node))
+        for key, example, takes in (
+            ("dose", "70 Gy", kind not in ("linear", "variance")),
+            ("volume", "30 %", kind.endswith(("dvh", "tail"))),
+            ("a", "-10" if kind == "min_geud" else "8", kind.endswith("geud")),
+        ):
+            if takes and key not in found:
+                self.problems.add(f"{what}: {kind} needs '{key}', such as {key}: {example}", line_of(node))
+            elif key in found and not takes:
+                self.problems.add(f"{what}: {kind} takes no {key}", found[key].line)
+        if kind.endswith("tail") and volume == 0.0:
+            self.problems.add(f"{what}: the mean of 0 % of the volume is none", line_of(node), "volume: 5 %")
+        if exponent is not None:
+            fits = exponent >= 1.0 if kind == "max_geud" else exponent <= 1.0 and exponent != 0.0
+            if kind.endswith("geud") and not fits:
+                wanted = "1 or more" if kind == "max_geud" else "1 or less, and not 0"
+                self.problems.add(f"{what}: a of {kind} is {wanted}, {exponent:g} found", found["a"].line)
+        if weight is None or (dose is None and "dose" in found):
+            return None
+        return Objective(name, cast(ObjectiveType, kind), dose or 0.0, weight, volume, line_of(node), exponent or 0.0)
 
     def dose(self, node: yaml.Node) -> DoseSettings:
         """Dose grid and engines."""

@@ -71,12 +71,30 @@ class StructureGoal:
         return self.priority == 0
 
 
-ObjectiveType = Literal["uniform", "min_dose", "max_dose", "mean_dose", "max_dvh", "min_dvh"]
+ObjectiveType = Literal[
+    "uniform",
+    "min_dose",
+    "max_dose",
+    "mean_dose",
+    "min_mean",
+    "max_dvh",
+    "min_dvh",
+    "max_tail",
+    "min_tail",
+    "linear",
+    "smooth_max",
+    "max_geud",
+    "min_geud",
+    "variance",
+]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """One term of the objective function written in the template: type, dose in Gy, weight, optional volume in %."""
+    """One term of the objective function written in the template.
+
+    Type, dose in Gy (0 of the types that have none), weight, volume in % of the types that take one, exponent a of the gEUD.
+    """
 
     structure: str
     type: ObjectiveType
@@ -84,6 +102,7 @@ class Objective:
     weight: float = 1.0
     volume_percent: float | None = None
     line: int = 0
+    exponent: float = 0.0
 
 
 @dataclass(frozen=True)
