@@ -204,7 +204,10 @@ def _fill(
     """Write one beam's elements."""
     primary = [(4 * layer, layer, beam.layers[layer].across, beam.layers[layer].along) for layer in layers]
     extra = [(4 * layer, layer, beam.layers[layer].extra_across, beam.layers[layer].extra_along) for layer in layers]
-    which, tables, along, across = [], [], [], []
+    which: list[int] = []
+    tables: list[tuple[int, ...]] = []
+    along: list[Float32Array] = []
+    across: list[Float32Array] = []
     for first, layer, rows, columns in primary + extra:
         for k in range(len(rows)):
             which.append(first + k)

@@ -10,7 +10,7 @@ from dicomplan.errors import InsufficientMemoryError
 from dicomplan.geometry.grid import VoxelGrid
 from dicomplan.patient.case import Coverage
 
-_BYTES_PER_VOXEL_AND_BEAM = 60  # samples of BODY (36) and those of the optimisation voxels among them
+_BYTES_PER_VOXEL_AND_BEAM = 68  # samples of BODY (40) and those of the optimisation voxels among them
 _BYTES_PER_VOXEL = 120  # doses, densities, coverages and distances on the grid
 _FIXED_BYTES = 600_000_000  # libraries, CT, structures
 _SHARE = 0.9  # of what is free
