@@ -8,7 +8,11 @@ from machines_for_tests import generic_120, without_interdigitation, without_x_j
 
 from dicomplan.beams.delivery import Aperture, Beam, BeamDelivery, Segment
 from dicomplan.beams.limits import violations
+from dicomplan.errors import MachineError
+from dicomplan.machine.library import load_machine
 from dicomplan.machine.model import CollisionZone
+from dicomplan.machine.parse import parse_machine
+from dicomplan.machine.write import machine_file_text
 
 BEAM = Beam(3, "3_G080", 80.0, 0.0, 0.0, (0.0, 0.0, 0.0))
 
@@ -138,3 +142,12 @@ def test_collision_zones():
     assert with_angles(300.0, 300.0) == with_angles(200.0, 0.0) == with_angles(200.0, 90.0) == ()
     (message,) = with_angles(200.0, -60.0)
     assert "gantry 200 with couch 300" in message
+
+
+def test_collision_zones_are_read_and_written():
+    machine = load_machine("generic_6mv")
+    assert CollisionZone((20.0, 90.0), (95.0, 180.0)) in machine.collisions
+    text = machine_file_text(machine)
+    assert parse_machine(text).collisions == machine.collisions
+    with pytest.raises(MachineError, match="four angles"):
+        parse_machine(text.replace("collisions = [[", "collisions = [[7.0, "))
