@@ -69,7 +69,7 @@ class Watcher:
             "rules": changes.pop("rules", None) or one_template(template_file(root)),
             "waits": Waits(0.3, 60.0, 1.5),
             "workers": 2,
-            "timeout_s": 60.0,
+            "timeout_s": 250.0,
             "retry_s": 0.1,
             "poll_s": 0.1,
             "min_free_bytes": 0,
@@ -85,7 +85,7 @@ class Watcher:
         self.service = Service(self.settings, self.store, ServiceLog(self.log_text), self.lock)
         self.service.sweep()
 
-    def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 300.0) -> None:
         """Turn the loop until ``condition`` holds."""
         end = time.monotonic() + seconds
         while not condition():
