@@ -1,0 +1,22 @@
+"""The short form of ``tools/chaos``: kills and half-written files change nothing of what comes out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+CHAOS = Path(__file__).parents[1] / "tools" / "chaos"
+
+
+def test_chaos_in_short() -> None:
+    done = subprocess.run(
+        [sys.executable, str(CHAOS), "--studies", "5", "--every", "4", "--kinds", "no position", "--kills", "3"]
+        + ["--fills", "0", "--between", "2", "6", "--timeout", "280", "--limit", "280"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "RTDOSE byte-identical: 3 of 3" in done.stdout, done.stdout
+    assert '"kills": 3' in done.stdout
