@@ -11,7 +11,7 @@ from dicomplan.optimization.constraints import Constraint
 from dicomplan.optimization.solver import Problem, SolverSettings, solve
 from dicomplan.optimization.terms import Term
 from dicomplan.optimization.voxels import VoxelSet
-from dicomplan.optimization.wishes import SLACK, Wish, fulfil
+from dicomplan.optimization.wishes import SLACK, Wish, fulfil, serve
 
 LEVEL = 60.0
 COUNT = 40
@@ -118,3 +118,16 @@ def test_hard_limits_are_kept_whatever_is_wished():
     assert dose[organ.indices].max() <= 25.0 * 1.002
     exact = least_share(matrix, [(1, organ.indices, 25.0)], [(-1, target.indices, 55.0)])
     assert found.shares[0] == pytest.approx(exact, rel=0.02, abs=2e-3)
+
+
+def test_served_at_once_an_earlier_group_is_still_dearer():
+    matrix, guide = case(7)
+    target, organ, _ = sets()
+    goals = Constraint("lower", target, 55.0), Constraint("upper", organ, 30.0)
+    start = solve(Dense(matrix), guide, settings=SolverSettings(max_iterations=200))
+    doses = []
+    for groups in ((1, 4), (4, 1)):
+        wishes = [Wish(goal, group) for goal, group in zip(goals, groups, strict=True)]
+        doses.append(matrix @ serve(Dense(matrix), guide, wishes, start).solution.fluence)
+    assert doses[1][target.indices].min() < 0.95 * doses[0][target.indices].min()
+    assert doses[1][organ.indices].max() < 0.95 * doses[0][organ.indices].max()

@@ -102,7 +102,7 @@ def test_no_move_leaves_the_limits(seed, trust):
     item = delivery(seed % 7)
     _, step = step_of(item, trust)
     generator = np.random.default_rng(seed)
-    variables = generator.random(len(step.start)) * np.minimum(step.most, 10.0)
+    variables = generator.random(len(step.start)) * np.minimum(step.most, 10.0 / step.unit_mu)
     variables[step.first_move :] = np.round(generator.random(len(step.inward_mm))) * step.most[step.first_move :]
     (after,) = moved([item], step, variables, MACHINE)
     assert not violations(after, MACHINE)

@@ -112,11 +112,17 @@ def wishes(resolved: ResolvedTemplate) -> tuple[ObjectiveSpec, ...]:
     """The goals as limits in the order of their groups (``priority``), to be held as far as they can be.
 
     What every prescription implies is wished for together with the first group: a target's mean dose (without the higher
-    levels) is its level. None where the template writes its own objectives: then these say all that is wanted.
+    levels) is its level. Acceptable values are second goals, after all groups. None where the template writes its own
+    objectives: then these say all that is wanted.
     """
     if resolved.objectives:
         return ()
     found = [_wish(resolved, one) for one in resolved.goals]
+    last = max((one.priority for one in resolved.goals), default=0)
+    for one in resolved.goals:
+        if one.goal.acceptable is not None:
+            laxer = replace(one, goal=replace(one.goal, limit=one.goal.acceptable))
+            found.append(replace(_wish(resolved, laxer), priority=last + 1, goal=None, better=False))
     for target in resolved.targets:
         higher = _higher(resolved, target.dose_gy)
         own = Region(target.name, higher, HIGHER_LEVEL_MARGIN_MM if higher else 0.0, reachable=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from dicomplan.optimization.operator import DoseOperator
 from dicomplan.optimization.smoothing import Smoothing
 from dicomplan.optimization.solver import Solution, SolverSettings, solve
 from dicomplan.optimization.voxels import VoxelSet
-from dicomplan.optimization.wishes import Wish, fulfil
+from dicomplan.optimization.wishes import Wish, fulfil, serve
 from dicomplan.plan.derive import ObjectiveSpec, Region, derive, tightened, wishes
 from dicomplan.plan.resolve import ResolvedTemplate
 from dicomplan.plan.template import StructureGoal
@@ -74,14 +75,15 @@ def pursue(
     warm_start: Pursuit | None = None,
     dose_offset_gy: FloatArray | None = None,
     most: FloatArray | None = None,
-    effort: float = 1.0,
+    effort: float | None = 1.0,
     progress: ProgressCallback,
     cancel: Cancel,
 ) -> Pursuit:
     """Minimise the guide, then fulfil the wishes in order. From a warm start the guide alone is not looked at again.
 
     ``most`` (beamlets,) bounds the variables of the operator from above; ``effort``: see
-    :func:`dicomplan.optimization.wishes.fulfil`; further arguments as of :func:`dicomplan.optimization.solver.solve`.
+    :func:`dicomplan.optimization.wishes.fulfil`, None: all goals at once (``serve`` there); further arguments as of
+    :func:`dicomplan.optimization.solver.solve`.
     """
     guide = build(tightened(aims.guide, aims.shifts_gy), sets, scale_gy, smoothing).problem
     asked = build(tightened(aims.wishes, aims.shifts_gy), sets, scale_gy)
@@ -109,14 +111,14 @@ def pursue(
         solution, states = warm_start.solution, warm_start.states
     if not listed:
         return Pursuit(solution, states, iterations)
-    found = fulfil(
+    way = serve if effort is None else partial(fulfil, effort=effort)
+    found = way(
         operator,
         guide,
         listed,
         solution,
         dose_offset_gy=dose_offset_gy,
         most=most,
-        effort=effort,
         states=states,
         progress=progress,
         cancel=cancel,

@@ -46,9 +46,8 @@ TIGHTENING_ROUNDS = 4
 _LEVELS = 30.0  # steps between nothing and the highest fluence of the plan, if the number of segments is free
 _SETTINGS = SolverSettings(max_iterations=150, relative_change=5e-4)
 _COARSER = 1.2  # the step grows by this until the segments are few enough
-_WORTH = 0.97  # a round that does not lower the loss to this part of the best one is the last
-_TRUST_MM = 4.0  # so far leaves move in one round at first; less after one that was no better
-_LEAST_TRUST_MM = 2.0
+_WORTH = 0.985  # a round that does not lower the loss to this part of the best one is the last
+_TRUST_MM = 4.0  # so far leaves move in one round
 _MARGIN = 1.002  # of the minimum meterset, so that printed digits never fall below it
 
 PointDose = Callable[[BeamDelivery, FluencePlane], Float32Array]
@@ -171,6 +170,7 @@ class _Metersets:
             start=np.maximum(sequenced - floor, 0.0),
             warm_start=self.found,
             dose_offset_gy=self.difference + self.influence.forward(floor),
+            effort=None,
             progress=_renamed(self.progress),
             cancel=self.cancel,
         )
@@ -178,14 +178,19 @@ class _Metersets:
         metersets = self.found.solution.fluence + floor
         return self.judged(with_plan_metersets(self.sequenced.deliveries, metersets), exact=exact)
 
-    def move(self, plan: DeliveredPlan, trust_mm: float) -> DeliveredPlan:
-        """Leaf positions and metersets together, from a plan whose dose is known; leaves move by ``trust_mm`` at most."""
+    def again(self, plan: DeliveredPlan, *, exact: bool) -> DeliveredPlan:
+        """Another round from a plan: leaf positions and metersets together where leaves may move, else metersets alone."""
+        self.learn(plan)
+        return self.optimise(exact=exact) if self.fine is None else self.move(plan, exact=exact)
+
+    def move(self, plan: DeliveredPlan, *, exact: bool) -> DeliveredPlan:
+        """Leaf positions and metersets together, from a plan whose dose is known."""
         assert self.fine is not None
         assert self.found is not None
         machine = self.case.machine
         maps = [beam.beamlets for beam in self.fine.beams]
         floor = _MARGIN * machine.min_segment_meterset_mu
-        step = aperture_moves(plan.deliveries, maps, machine, trust_mm, floor)
+        step = aperture_moves(plan.deliveries, maps, machine, _TRUST_MM, floor)
         operator = MovedInfluence(self.fine, step.cells, step.cells.T.tocsr())
         accurate = plan.dose.dose_gy.ravel()[self.voxels.indices].astype(np.float64)
         at_start = replace(self.found.solution, fluence=step.start, fluence_scale=float(step.start.mean()))
@@ -198,6 +203,7 @@ class _Metersets:
             warm_start=replace(self.found, solution=replace(at_start, dose_gy=accurate)),
             dose_offset_gy=accurate - operator.forward(step.start),
             most=step.most,
+            effort=None,
             progress=_renamed(self.progress),
             cancel=self.cancel,
         )
@@ -206,7 +212,7 @@ class _Metersets:
         allowed = (
             new if not violations(new, machine) else old for old, new in zip(plan.deliveries, moves, strict=True)
         )
-        return self.judged(tuple(allowed), exact=False)
+        return self.judged(tuple(allowed), exact=exact)
 
     def judged(self, deliveries: tuple[BeamDelivery, ...], *, exact: bool) -> DeliveredPlan:
         """Dose and goal values of deliveries, exact or near the last exact dose."""
@@ -247,6 +253,8 @@ def deliver(
     cancel = cancel or Cancel()
     progress(Progress("sequence", "leaf positions"))
     sequenced = sequenced_within(maps, ideal, case, max_segments)
+    if not case.machine.mlc.interdigitation or any(item.moving for item in sequenced.deliveries):
+        fine = None  # neighbours or the sweep bind the leaves
     progress(Progress("sequence", f"dose of {count_segments(sequenced.deliveries)} segments"))
     influence = segment_influence(sequenced.deliveries, case, point_dose, cancel)
     sets = voxel_sets(case, voxels, ideal.aims.regions)
@@ -255,26 +263,21 @@ def deliver(
     )
     found = best = work.optimise(exact=True)
     exact = True
-    rounds, trust = 0, _TRUST_MM
-    movable = fine is not None and case.machine.mlc.interdigitation and not any(d.moving for d in best.deliveries)
+    rounds = 0
     while rounds < TIGHTENING_ROUNDS and plan_loss(best.values) != (0.0, 0.0):
         rounds += 1
         broken = plan_loss(found.values)[0] > 0
-        work.learn(found)
-        found = work.move(found, trust) if movable else work.optimise(exact=broken)
+        found = work.again(found, exact=broken)
         worth = broken or plan_loss(found.values)[1] < _WORTH * plan_loss(best.values)[1]
         if plan_loss(found.values) < plan_loss(best.values):
-            best, exact = found, broken and not movable
-        else:
-            trust *= 0.5
-        if not worth and (not movable or trust < _LEAST_TRUST_MM):
+            best, exact = found, broken
+        if not worth:
             break
     if not exact:
         best = work.judged(best.deliveries, exact=True)
     while rounds < TIGHTENING_ROUNDS and plan_loss(best.values)[0] > 0:
         rounds += 1
-        work.learn(best)
-        found = work.optimise(exact=True)
+        found = work.again(best, exact=True)
         best = min(best, found, key=lambda plan: plan_loss(plan.values))
     return replace(best, passes=tuple(work.passes))
 

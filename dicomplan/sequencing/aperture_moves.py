@@ -42,7 +42,8 @@ class ApertureMoves:
     ``cells`` (cells of the fine maps, variables) float32 CSR: MU of open fluence per unit of each variable. ``start`` is
     where nothing moves. A leaf end's variable is how far (mm) it stands outward of its innermost place: ``inward_mm`` from where
     it is. ``first_move`` is the place of the first of them; they belong to the rows ``ends`` (moves, 4): delivery,
-    segment, leaf pair, bank.
+    segment, leaf pair, bank. Metersets count in ``unit_mu`` above ``floor_mu``, so that a unit of either kind of variable
+    changes the fluence about equally: the solver's steps need that.
     """
 
     cells: Any
@@ -52,6 +53,7 @@ class ApertureMoves:
     first_move: int
     ends: IntArray
     floor_mu: float
+    unit_mu: float
 
 
 def fine_map(coarse: BeamletMap, step_mm: float, margin_mm: float) -> BeamletMap:
@@ -115,14 +117,18 @@ def aperture_moves(
     moves = np.concatenate(inward) if inward else np.zeros(0)
     shape = (int(starts[-1]), count + len(ends))
     values, cells, variables = (np.concatenate(part) for part in (found.values, found.cells, found.variables))
+    length = np.sqrt(np.bincount(variables, values * values, shape[1]))
+    unit = float(np.median(length[count:]) / np.median(length[:count])) if len(ends) else 1.0
+    values[variables < count] *= unit
     return ApertureMoves(
         cells=csr_array((values.astype(np.float32), (cells, variables)), shape=shape),
-        start=np.concatenate([np.maximum(np.array(metersets) - floor_mu, 0.0), moves]),
+        start=np.concatenate([np.maximum(np.array(metersets) - floor_mu, 0.0) / unit, moves]),
         most=np.concatenate([np.full(count, np.inf), *most]),
         inward_mm=moves,
         first_move=count,
         ends=np.array(ends, dtype=np.int64).reshape(-1, 4),
         floor_mu=floor_mu,
+        unit_mu=unit,
     )
 
 
@@ -130,7 +136,7 @@ def moved(
     deliveries: Sequence[BeamDelivery], step: ApertureMoves, variables: FloatArray, machine: MachineModel
 ) -> tuple[BeamDelivery, ...]:
     """The deliveries after a step, on the machine's leaves and to the printed digits; jaws follow, closed pairs are parked."""
-    metersets = variables[: step.first_move] + step.floor_mu
+    metersets = variables[: step.first_move] * step.unit_mu + step.floor_mu
     outward = variables[step.first_move :] - step.inward_mm
     result: list[BeamDelivery] = []
     first = 0
