@@ -44,7 +44,9 @@ def write_influence_npz(
     """
     _check(matrix, maps, voxels)
     beamlets = [_beamlets(one) for one in maps]
-    columns = {key: np.concatenate([one[key] for one in beamlets]) for key in (*_BEAMLET_KEYS, "leaf_pair")}
+    columns: dict[str, Any] = {
+        key: np.concatenate([one[key] for one in beamlets]) for key in (*_BEAMLET_KEYS, "leaf_pair")
+    }
     numbers = np.concatenate([np.full(one.count, one.beam.number) for one in maps])
     np.savez(
         path,
