@@ -399,3 +399,10 @@ def test_reading_templates_loads_no_heavy_library():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_dose_to_water_or_medium():
+    assert parse_template(BASE).dose.dose_to == "medium"
+    assert parse_template(BASE + "dose: {report: water}\n").dose.dose_to == "water"
+    assert parse_template(BASE + "dose: {final: pencil_beam}\n").dose.dose_to == "water"
+    assert "to water" in only_problem(BASE + "dose: {final: pencil_beam, report: medium}\n").message

@@ -452,3 +452,21 @@ def test_read_plan_and_planned_beams_agree(box: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours.aperture.leaf_positions_mm, theirs.aperture.leaf_positions_mm)
         assert ours.aperture.jaw_x_mm == theirs.aperture.jaw_x_mm
         assert ours.meterset_mu == pytest.approx(theirs.meterset_mu, abs=1e-10)
+
+
+def test_dose_says_what_it_is_to(box: Path, plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {}
+    for options in (("--engine", "pencil_beam"), (), ("--dose-to", "water")):
+        output = tmp_path / "-".join(("out", *options))
+        code, document = run_json(capsys, "dose", box, "--plan", plan, "--output", output, "--grid", "8", *options)
+        assert code == 0
+        found[options] = (document["dose_to"], document["max_dose_gy"])
+        assert str(pydicom.dcmread(output / "RTDOSE.dcm").DoseComment).endswith(f"dose to {document['dose_to']}")
+    assert [dose_to for dose_to, _ in found.values()] == ["water", "medium", "water"]
+    # the phantom is water: both are the same there
+    assert found[("--dose-to", "water")][1] == pytest.approx(found[()][1], rel=2e-3)
+    code, document = run_json(
+        capsys, "dose", box, "--plan", plan, "--output", tmp_path / "no", *FAST, "--dose-to", "medium"
+    )
+    assert code == 2
+    assert "water" in document["error"]["message"]

@@ -41,6 +41,11 @@ def add(commands: Commands) -> None:
         help="dose engine (default: collapsed_cone)",
     )
     parser.add_argument(
+        "--dose-to",
+        choices=("medium", "water"),
+        help="what the dose is stated to (default: medium; the pencil beam's is to water)",
+    )
+    parser.add_argument(
         "--grid",
         type=_step,
         default=_GRID_MM,
@@ -71,6 +76,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
             plan=options.plan,
             machine=options.machine,
             engine=options.engine,
+            dose_to=options.dose_to,
             grid_mm=None if options.grid == _CT else options.grid,
             overwrite=options.overwrite,
             identify=options.identify,
@@ -112,9 +118,10 @@ def outcome_text(outcome: DoseOutcome) -> str:
             )
         )
     fractions = document["fractions"]
+    engine = f"{document['engine']}, dose to {document['dose_to']}"
     return "\n".join(
         (
-            f"Beams of one fraction ({document['engine']}, machine {printable(document['machine'])}):",
+            f"Beams of one fraction ({engine}, machine {printable(document['machine'])}):",
             columns(rows, right=(0, 3, 4, 5, 6, 7, 8)),
             f"Greatest dose {document['max_dose_gy']:.3f} Gy in {fractions} fraction{'s' if fractions > 1 else ''}.",
             f"RTDOSE.dcm and dose.json in {printable(str(outcome.output))}",

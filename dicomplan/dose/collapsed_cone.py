@@ -12,9 +12,9 @@ In bone and metal electrons get less far (:data:`dicomplan.dose.transport.DENSER
 (:mod:`dicomplan.dose.electron_return`).
 
 Dose to medium: the transport runs on electron density, and deposits energy per electron density of water; dose to
-medium is that times (relative electron density / mass density), i.e. the stopping powers per electron are taken as
-those of water. Dose to water leaves the factor out. What metal absorbs beyond its electrons is added to its own dose to
-medium.
+medium is that times (relative electron density / mass density): where electrons are in balance they deposit what was
+released. What metal absorbs beyond its electrons is added to its own dose. Dose to water is the dose to medium times the
+ratio of stopping powers (:mod:`dicomplan.dose.dose_to_water`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dicomplan.dose.dose_to_water import DoseTo, water_over_medium
 from dicomplan.dose.electron_return import electron_return
 from dicomplan.dose.electrons import electron_dose
 from dicomplan.dose.fluence import FluencePlane
@@ -54,10 +55,10 @@ def collapsed_cone_dose(
     beam: BeamModel,
     *,
     cones: int = CONES,
-    to_water: bool = False,
+    dose_to: DoseTo = "medium",
 ) -> Float32Array:
     """Dose in Gy cm2 per photon, float32 (z, y, x) on the density's grid: Gy for 1 photon/cm2 of ``fluence`` 1 on the
-    axis at the isocentre plane. Dose to medium, or to water with ``to_water``."""
+    axis at the isocentre plane. Dose to medium or, by ``dose_to``, to water."""
     kernels = load_point_kernels()
     kernel = fit_kernel(beam, kernels)
     directions = cone_set(kernel, cones)
@@ -66,11 +67,12 @@ def collapsed_cone_dose(
     returned, kept = electron_return(released, frame, kernel)
     dose += returned
     np.maximum(dose, np.float32(0.0), out=dose)
-    if not to_water:
-        mass = np.maximum(density.mass_g_cm3, np.float32(1e-6))
-        dose *= released.electron_relative / mass
-        if kept.size:
-            dose += kept / mass
+    mass = np.maximum(density.mass_g_cm3, np.float32(1e-6))
+    dose *= released.electron_relative / mass
+    if kept.size:
+        dose += kept / mass
+    if dose_to == "water":
+        dose *= water_over_medium(mass, released.electron_relative)
     if beam.electron_weight > 0.0:
         dose += electron_dose(fluence, frame, released.grid, released.electron_relative, beam)
     return dose

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dicomplan.beams.delivery import Beam, BeamDelivery, direction
 from dicomplan.dose.collapsed_cone import collapsed_cone_dose
+from dicomplan.dose.dose_to_water import DoseTo
 from dicomplan.dose.fluence import (
     FluencePlane,
     blurred_overlap,
@@ -63,7 +64,7 @@ class DoseEngine(Protocol):
 
 @dataclass(frozen=True)
 class PencilBeamEngine:
-    """The pencil-beam engine on the voxels of BODY: linear indices ``voxels`` on the grid of ``around``.
+    """The pencil-beam engine on the voxels of BODY, dose to water: linear indices ``voxels`` on the grid of ``around``.
 
     What a beam sees of the voxels does not depend on its apertures; it is kept from the first time on in ``_seen``.
     """
@@ -106,7 +107,7 @@ class CollapsedConeEngine:
     """The collapsed-cone engine; ``density`` on its own grid, that of ``body`` (covered fraction) with slices repeated.
 
     ``repeated`` (before, after) slices along z stand for the patient where BODY goes on beyond the CT.
-    ``photons_cm2_per_mu`` calibrates it (:func:`collapsed_cone_photons_cm2_per_mu`).
+    ``photons_cm2_per_mu`` calibrates it (:func:`collapsed_cone_photons_cm2_per_mu`). ``dose_to`` medium or water.
     """
 
     machine: MachineModel
@@ -116,6 +117,7 @@ class CollapsedConeEngine:
     repeated: tuple[int, int]
     photons_cm2_per_mu: float
     patient_position: str
+    dose_to: DoseTo = "medium"
 
     @property
     def grid(self) -> VoxelGrid:
@@ -123,15 +125,20 @@ class CollapsedConeEngine:
         return self.body_grid
 
     def dose_gy_per_fraction(self, beam: Beam, plane: FluencePlane) -> Float32Array:
-        """Dose (z, y, x) in Gy of one fraction of a plane (MU), to medium; 0 outside BODY."""
+        """Dose (z, y, x) in Gy of one fraction of a plane (MU); 0 outside BODY."""
         scaled = FluencePlane(plane.values * self.photons_cm2_per_mu, plane.x_mm, plane.y_mm)
-        dose = collapsed_cone_dose(scaled, beam.frame(self.patient_position), self.density, self.machine.beam)
+        frame = beam.frame(self.patient_position)
+        dose = collapsed_cone_dose(scaled, frame, self.density, self.machine.beam, dose_to=self.dose_to)
         inside = dose[self.repeated[0] : self.repeated[0] + self.body_grid.shape[0]]
         return np.where(self.body > 0, inside, np.float32(0.0))
 
 
 def collapsed_cone_engine(
-    machine: MachineModel, density: DensityVolume, body: Float32Array, patient_position: str
+    machine: MachineModel,
+    density: DensityVolume,
+    body: Float32Array,
+    patient_position: str,
+    dose_to: DoseTo = "medium",
 ) -> CollapsedConeEngine:
     """The engine for a patient: densities on the dose grid (air outside what counts) and the covered fraction of BODY.
 
@@ -144,7 +151,7 @@ def collapsed_cone_engine(
     mass = np.pad(density.mass_g_cm3, ((before, after), (0, 0), (0, 0)), mode="edge")
     padded = DensityVolume(grid, np.ascontiguousarray(mass), density.beyond_table)
     photons = collapsed_cone_photons_cm2_per_mu(machine)
-    return CollapsedConeEngine(machine, padded, body, density.grid, (before, after), photons, patient_position)
+    return CollapsedConeEngine(machine, padded, body, density.grid, (before, after), photons, patient_position, dose_to)
 
 
 def collapsed_cone_photons_cm2_per_mu(machine: MachineModel) -> float:

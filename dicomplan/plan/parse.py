@@ -24,6 +24,7 @@ from dicomplan.plan.template import (
     DeliverySettings,
     DensityOverride,
     DerivedStructure,
+    DoseReport,
     DoseSettings,
     FinalEngine,
     Normalization,
@@ -441,7 +442,11 @@ class _Reader:
             grid = None if is_ct else quantity(value, self.problems, "dose.grid", ("mm",), 0.5, 20.0)
         influence: Literal["pencil_beam"] = self.choice(found, "dose", "influence", "pencil_beam", "dose.influence")
         final: FinalEngine = self.choice(found, "dose", "final", DoseSettings.final, "dose.final")
-        return DoseSettings(grid, influence, final)
+        report: DoseReport | None = self.choice(found, "dose", "report", None, "dose.report")
+        if final == "pencil_beam" and report == "medium":
+            place = line_of(found["report"].value)
+            self.problems.add("dose.report: the pencil beam's dose is to water", place, "final: collapsed_cone")
+        return DoseSettings(grid, influence, final, report)
 
     def delivery(self, node: yaml.Node) -> DeliverySettings:
         """Delivery mode and number of segments."""

@@ -167,6 +167,10 @@ SECTIONS: dict[str, dict[str, Key]] = {
             "Engine of the final dose: collapsed_cone (accurate, the default) or pencil_beam (fast).",
             {"enum": ["collapsed_cone", "pencil_beam"]},
         ),
+        "report": Key(
+            "What the final dose is stated to: medium (the collapsed cone's default) or water (the pencil beam's).",
+            {"enum": ["medium", "water"]},
+        ),
     },
     "delivery": {
         "mode": Key(

@@ -143,15 +143,25 @@ class DensityOverride:
 
 
 FinalEngine = Literal["collapsed_cone", "pencil_beam"]
+DoseReport = Literal["medium", "water"]
 
 
 @dataclass(frozen=True)
 class DoseSettings:
-    """Dose grid step in mm (None: the CT's own voxels) and engines."""
+    """Dose grid step in mm (None: the CT's own voxels), engines, and what the final dose is stated to.
+
+    ``report`` None is what the final engine computes by itself: the collapsed cone dose to medium, the pencil beam to water.
+    """
 
     grid_mm: float | None = 3.0
     influence: Literal["pencil_beam"] = "pencil_beam"
     final: FinalEngine = "collapsed_cone"
+    report: DoseReport | None = None
+
+    @property
+    def dose_to(self) -> DoseReport:
+        """What the final dose is stated to."""
+        return self.report or ("medium" if self.final == "collapsed_cone" else "water")
 
 
 @dataclass(frozen=True)

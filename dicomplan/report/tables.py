@@ -230,6 +230,9 @@ def calculation_section(data: ReportData) -> Markup:
     if grid:
         made["dose grid (z, y, x)"] = " × ".join(str(count) for count in grid.get("shape", []))
         made["grid step (z, y, x) [mm]"] = " × ".join(f"{float(step):.4g}" for step in grid.get("spacing_mm", []))
+    engines = document.get("engines", {})
+    if engines:
+        made["final dose"] = f"{engines.get('final')}, dose to {engines.get('dose_to')}".replace("_", " ")
     made |= {f"influence {key}": value for key, value in document.get("influence", {}).items()}
     made |= {f"optimisation {key}": value for key, value in document.get("optimization", {}).items()}
     inputs: dict[str, int] = {}

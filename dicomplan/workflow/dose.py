@@ -24,6 +24,7 @@ from dicomplan.dicom.read import study_of
 from dicomplan.dicom.source import InputObject, Study
 from dicomplan.dicom.write_dose import write_dose
 from dicomplan.dicom.write_plan import FAILED
+from dicomplan.dose.dose_to_water import DoseTo
 from dicomplan.dose.engines import FIELD_MARGIN_MM, DoseEngine, PencilBeamEngine, collapsed_cone_engine
 from dicomplan.dose.fluence import delivered_plane, field_range_mm, plane_axes
 from dicomplan.dose.pencil_beam import medium
@@ -57,6 +58,7 @@ _OUTSIDE = Finding("warning", "an isocentre lies outside of the dose grid: beams
 class DoseRequest:
     """What to calculate: the plan of ``study`` paths, into the folder ``output`` (new or empty).
 
+    ``dose_to``: medium or water (None: what the engine computes by itself, the collapsed cone medium, the pencil beam water).
     ``plan``: a file, or UID, label or file name of a plan of the study (None: its only one). ``machine``: shipped name or
     machine file (None: the one that the plan names). ``grid_mm``: largest step of the dose grid; None the CT's voxels.
     The others as for planning (:class:`dicomplan.workflow.plan.PlanRequest`).
@@ -68,6 +70,7 @@ class DoseRequest:
     machine: str | None = None
     engine: EngineName = "collapsed_cone"
     grid_mm: float | None = DEFAULT_GRID_MM
+    dose_to: DoseTo | None = None
     overwrite: bool = False
     identify: bool = False
     structure_set: str | None = None
@@ -76,6 +79,12 @@ class DoseRequest:
     repair: bool = False
     bridge: bool = False
     max_study_size: int = MAX_STUDY_BYTES
+
+
+def _dose_to(request: DoseRequest) -> DoseTo:
+    if request.engine == "pencil_beam" and request.dose_to == "medium":
+        raise UsageError("the pencil beam's dose is to water", hint="use --engine collapsed_cone for dose to medium")
+    return request.dose_to or ("medium" if request.engine == "collapsed_cone" else "water")
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,7 @@ def run_dose(
     MachineError (4: no machine of that name, or the plan is of another), InsufficientMemoryError (8).
     """
     cancel = cancel or Cancel()
+    dose_to = _dose_to(request)
     given = [Path(request.plan)] if request.plan is not None and Path(request.plan).is_file() else []
     machine = None if request.machine is None else load_machine(request.machine)
     destination = OutputFolder(request.output, overwrite=request.overwrite, inputs=[*request.study, *given])
@@ -149,6 +159,7 @@ def run_dose(
                 identity=identity,
                 plan_uid=inputs.record.sop_instance_uid,
                 failed=inputs.record.label.startswith(FAILED),
+                comment=f"dose to {dose_to}",
             )
             outside = (_OUTSIDE,) if None in doses.at_isocenter_gy else ()
             findings = sorted_findings((*case.findings, *inputs.findings, *model.findings, *outside))
@@ -278,7 +289,7 @@ def _engine(request: DoseRequest, inputs: _Inputs, model: PatientModel) -> DoseE
     fine = model.density
     coarse = DensityVolume(grid, box_average(fine.mass_g_cm3, fine.grid, grid), fine.beyond_table)
     if request.engine == "collapsed_cone":
-        return collapsed_cone_engine(inputs.machine, coarse, body, case.patient_position)
+        return collapsed_cone_engine(inputs.machine, coarse, body, case.patient_position, _dose_to(request))
     kernel = pencil_kernel(inputs.machine.beam)
     inside = np.flatnonzero(body.ravel() > 0)
     return PencilBeamEngine(inputs.machine, kernel, medium(coarse), inside, case.patient_position)
@@ -346,6 +357,7 @@ def _document(
         "plan": plan,
         "machine": inputs.machine.name,
         "engine": request.engine,
+        "dose_to": _dose_to(request),
         "patient_position": inputs.study.case.patient_position,
         "fractions": inputs.fractions,
         "grid": {"shape": list(grid.shape), "spacing_mm": list(grid.spacing_mm)},
@@ -389,5 +401,5 @@ def _entropy(inputs: _Inputs, request: DoseRequest) -> str:
     """What identifiers are made of: inputs, machine, engine, grid and version."""
     used = [f"{item.sop_instance_uid} {item.sha256}" for item in inputs.study.source.inputs]
     plan = f"{inputs.plan.uid} {inputs.plan.sha256}"
-    options = [request.engine, request.grid_mm, request.patient_position]
+    options = [request.engine, _dose_to(request), request.grid_mm, request.patient_position]
     return json.dumps(["dose", used, plan, inputs.machine.source, options, __version__])

@@ -98,7 +98,11 @@ def plan_document(
         },
         "grid": {"shape": list(grid.shape), "spacing_mm": list(grid.spacing_mm)},
         "patient_position": setup.case.patient_position,
-        "engines": {"influence": "pencil_beam", "final": resolved.template.dose.final},
+        "engines": {
+            "influence": "pencil_beam",
+            "final": resolved.template.dose.final,
+            "dose_to": resolved.template.dose.dose_to,
+        },
         "isocenter_mm": list(setup.isocenter_mm),
         "beams": [
             {

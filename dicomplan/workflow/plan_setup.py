@@ -55,7 +55,8 @@ def prepare(
         pencil = PencilBeamEngine(machine, kernel, around, inside, case.patient_position)
         engine: DoseEngine = pencil
         if template.dose.final == "collapsed_cone":
-            engine = collapsed_cone_engine(machine, coarse, body_on_grid, case.patient_position)
+            position, dose_to = case.patient_position, template.dose.dose_to
+            engine = collapsed_cone_engine(machine, coarse, body_on_grid, position, dose_to)
         targets = [structures.by_name[target.name] for target in resolved.targets]
         center = _isocenter(resolved, structures)
         angles = [

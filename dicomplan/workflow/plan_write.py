@@ -113,6 +113,7 @@ def _write_plan_and_dose(
         failed=failed,
     )
     overridden = bool(setup.resolved.density)
+    comment = f"dose to {setup.resolved.template.dose.dose_to}"
     write_dose(
         folder / "RTDOSE.dcm",
         setup.study.source,
@@ -121,6 +122,7 @@ def _write_plan_and_dose(
         plan_uid=plan_uid,
         failed=failed,
         density_overrides=overridden,
+        comment=comment,
     )
     if result.beam_doses_gy:
         for item, dose in zip(result.deliveries, result.beam_doses_gy, strict=True):
@@ -134,4 +136,5 @@ def _write_plan_and_dose(
                 beam_number=item.beam.number,
                 failed=failed,
                 density_overrides=overridden,
+                comment=comment,
             )
