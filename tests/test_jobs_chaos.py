@@ -10,9 +10,9 @@ CHAOS = Path(__file__).parents[1] / "tools" / "chaos"
 
 
 def test_chaos_in_short() -> None:
+    options = "--studies 5 --every 4 --kinds gap --kills 3 --fills 0 --between 2 6 --timeout 280 --limit 280"
     done = subprocess.run(
-        [sys.executable, str(CHAOS), "--studies", "5", "--every", "4", "--kinds", "no position", "--kills", "3"]
-        + ["--fills", "0", "--between", "2", "6", "--timeout", "280", "--limit", "280"],
+        [sys.executable, str(CHAOS), *options.split()],
         capture_output=True,
         text=True,
         check=False,

@@ -353,7 +353,7 @@ def test_no_name_of_the_patient_or_of_a_file_leaves_dicom(tmp_path: Path) -> Non
     watcher = Watcher(tmp_path)
     names = {"PatientName": f"{marker}^Ann", "PatientID": f"{marker}7"}
     study(watcher.inbox / marker, "good", **names)
-    study(watcher.inbox / f"{marker}2", "raises", study_id=f"raise {marker}", **names)
+    study(watcher.inbox / f"{marker}2", "raises", study_id="raise x", **names)
     broken = study(watcher.inbox / f"{marker}3", "broken", **names)
     for path in broken.iterdir():
         os.rename(path, broken / f"{marker}_{path.name}")
