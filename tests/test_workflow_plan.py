@@ -120,10 +120,9 @@ def test_final_metrics_are_those_of_the_exported_dose(planned: Planned, name: st
     final = planned.document["structures"][name]["final"]
     own = {f"D{part}%_gy": helpers.dose_at_volume(found, part / 100) for part in (98, 95, 50, 2)}
     for key, value in {"Dmean_gy": found.mean(), **own}.items():
-        # 0.1 % of the dose. Dose planes lie in the middle of slices, where a trilinear dose has its kinks: of three points
-        # across a slice one lies on the crest, which measured up to 0.25 % too much at both ends of a histogram.
+        # 0.1 % of the dose; a little more at both ends of a histogram, where in plane one point of three lies on a crest.
         # Contours of derived structures are the half-coverage line, their volume is the fractional one
-        percent = 0.25 if key in ("D98%_gy", "D2%_gy") else 0.1
+        percent = 0.15 if key in ("D98%_gy", "D2%_gy") else 0.1
         percent = 0.3 if name == "Ring" else percent
         assert final[key] == pytest.approx(value, abs=percent / 100 * max(value, 50.0)), key
 

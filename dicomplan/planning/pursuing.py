@@ -126,6 +126,21 @@ def pursue(
     return Pursuit(found.solution, found.states, iterations + found.iterations)
 
 
+def reached(aims: Aims, values: Mapping[StructureGoal, float]) -> Aims:
+    """The aims of a plan that can only come near to another: goals in Gy that the other misses aim at its value.
+
+    So no goal far out of reach outweighs all others where goals are served at once.
+    """
+
+    def aim(spec: ObjectiveSpec) -> ObjectiveSpec:
+        goal = spec.goal
+        if goal is None or goal.goal.unit != "Gy" or goal not in values or shortfall(goal, values[goal]) <= 0:
+            return spec
+        return replace(spec, dose_gy=spec.dose_gy * values[goal] / goal.goal.limit)
+
+    return replace(aims, wishes=tuple(aim(spec) for spec in aims.wishes))
+
+
 def corrected(
     aims: Aims,
     sets: Mapping[Region, VoxelSet | None],

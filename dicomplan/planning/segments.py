@@ -33,7 +33,7 @@ from dicomplan.planning.delivering import (
     with_part_metersets,
 )
 from dicomplan.planning.imrt import IdealPlan
-from dicomplan.planning.pursuing import Aims, Pursuit, corrected, pursue
+from dicomplan.planning.pursuing import Aims, Pursuit, corrected, pursue, reached
 from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
 from dicomplan.sequencing.aperture_moves import aperture_moves, moved
 
@@ -258,8 +258,9 @@ def deliver(
     progress(Progress("sequence", f"dose of {count_segments(sequenced.deliveries)} segments"))
     influence = segment_influence(sequenced.deliveries, case, point_dose, cancel)
     sets = voxel_sets(case, voxels, ideal.aims.regions)
+    aims = reached(ideal.aims, ideal.values)
     work = _Metersets(
-        case, sequenced, influence, sets, voxels, doses, ideal.aims, ideal.difference_gy, progress, cancel, fine
+        case, sequenced, influence, sets, voxels, doses, aims, ideal.difference_gy, progress, cancel, fine
     )
     found = best = work.optimise(exact=True)
     exact = True

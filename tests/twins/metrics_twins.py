@@ -74,6 +74,7 @@ def spread(weight, low, high, bins):
 def sample_points(fraction, first_mm, cell_mm, dose, dose_first_mm, dose_step_mm):
     """Every point of the histogram: list of (volume mm3, dose, lowest dose, highest dose, covered, place zyx)."""
     parts = [max(1, math.ceil(size - 1e-6)) for size in cell_mm]
+    parts[0] += parts[0] % 2  # across a slice none of the points lies in its middle
     size = [cell_mm[a] / parts[a] for a in range(3)]
     padded = np.pad(fraction.astype(float), ((0, 0), (1, 1), (1, 1)))
     kernel = np.array([[1, 2, 1], [0, 0, 0], [-1, -2, -1]])
