@@ -11,6 +11,7 @@ from dicomplan.errors import CancelledError
 from dicomplan.events import Cancel
 from dicomplan.optimization.certificates import least_give, optimality
 from dicomplan.optimization.constraints import Constraint, missing_share
+from dicomplan.optimization.meterset import Meterset, meterset
 from dicomplan.optimization.smoothing import Smoothing
 from dicomplan.optimization.solver import Problem, SolverSettings, solve
 from dicomplan.optimization.terms import Term
@@ -222,6 +223,21 @@ def test_offset_and_factor_belong_to_the_dose():
     found = solve(Dense(matrix), problem, dose_offset_gy=offset, dose_factor=factor, settings=EXACT)
     bound = optimality(Dense(matrix), problem, found, dose_offset_gy=offset, dose_factor=factor)
     assert -1e-5 <= bound.gap <= 1e-4
+
+
+def test_total_meterset_is_linear_and_part_of_objective_and_bound():
+    term = Meterset(0.4)
+    value, slope = meterset(term, np.array([1.0, 2.0, 6.0]), 3.0)
+    assert value == pytest.approx(0.4)
+    np.testing.assert_allclose(slope, 0.4 / 9)
+    with pytest.raises(ValueError, match="meterset"):
+        Meterset(-1.0)
+    _, matrix, _, sets = patient(4)
+    free = solve(Dense(matrix), Problem(convex_terms(*sets), LEVEL), settings=EXACT)
+    problem = Problem(convex_terms(*sets), LEVEL, meterset=Meterset(20.0, free.fluence_scale))
+    found = solve(Dense(matrix), problem, settings=EXACT)
+    assert found.fluence.sum() < 0.95 * free.fluence.sum()
+    assert -1e-5 <= optimality(Dense(matrix), problem, found).gap <= 1e-4
 
 
 def test_a_search_can_be_cancelled_and_needs_limits():

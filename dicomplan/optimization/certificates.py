@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dicomplan.events import Cancel, ProgressCallback, ignore_progress
 from dicomplan.optimization.constraints import Constraint, ConstraintState, missing_share, relaxed
+from dicomplan.optimization.meterset import meterset
 from dicomplan.optimization.operator import DoseOperator
 from dicomplan.optimization.smoothing import smoothing
 from dicomplan.optimization.solver import Give, Problem, Solution, SolverSettings, solve
@@ -378,6 +379,9 @@ def _tangent(
     if problem.smoothing is not None:
         rough, rise = smoothing(problem.smoothing, fluence, problem.smoothing.scale or scale)
         value, slope = value + rough, slope + rise
+    if problem.meterset is not None:
+        total, rise = meterset(problem.meterset, fluence, problem.meterset.scale or scale)
+        value, slope = value + total, slope + rise
     return float(value), slope
 
 

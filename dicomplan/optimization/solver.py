@@ -20,6 +20,7 @@ from dicomplan.optimization.constraints import (
     next_state,
     relaxed,
 )
+from dicomplan.optimization.meterset import Meterset, meterset
 from dicomplan.optimization.operator import DoseOperator
 from dicomplan.optimization.smoothing import Smoothing, smoothing
 from dicomplan.optimization.terms import Term, add_term
@@ -60,6 +61,7 @@ class Problem:
     constraints: tuple[Constraint, ...] = ()
     smoothing: Smoothing | None = None
     gives: tuple[Give, ...] = ()
+    meterset: Meterset | None = None
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,9 @@ class _Work:
         if problem.smoothing is not None:
             rough, pull = smoothing(problem.smoothing, fluence, problem.smoothing.scale or self.scale)
             value, slope = value + rough, slope + pull
+        if problem.meterset is not None:
+            total, pull = meterset(problem.meterset, fluence, problem.meterset.scale or self.scale)
+            value, slope = value + total, slope + pull
         self.objective.append(value)
         return value + limits, slope, share_slope, dose
 
