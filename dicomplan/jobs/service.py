@@ -25,6 +25,7 @@ from dicomplan.jobs.pool import WORKER, Ended, Pool
 from dicomplan.jobs.readiness import Present, Ready, Refused, Waits, decide
 from dicomplan.jobs.retention import Retention, apply_retention
 from dicomplan.jobs.rules import Rule, Rules
+from dicomplan.jobs.scan import SERVICE_FOLDER
 from dicomplan.jobs.service_log import ServiceLog
 from dicomplan.jobs.store import JobStore
 from dicomplan.jobs.values import ACTIVE, Job, JobFile, NewJob, job_id, job_key
@@ -424,7 +425,7 @@ class Service:
             self._clear("place")
         if "outbox" in self.gauges.trouble or now_s >= self._next_probe_s:
             self._next_probe_s = now_s + _PROBE_EVERY_S
-            probe = self.settings.outbox / delivering.SERVICE_FOLDER / f".probe-{os.getpid()}"
+            probe = self.settings.outbox / SERVICE_FOLDER / f".probe-{os.getpid()}"
             try:
                 delivering.service_folder(self.settings.outbox)
                 probe.write_bytes(b"x")
