@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomplan.beams.delivery import Beam
+from dicomplan.beams.delivery import Beam, direction
 from dicomplan.dose.engines import DoseEngine, course_dose
 from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.volume import DoseVolume
@@ -29,13 +29,33 @@ class AnchoredDose:
     fast: DoseEngine | None
     fractions: int
     _difference_gy: Float32Array | None = field(default=None, repr=False)
+    _known: list[tuple[Beam, FluencePlane, Float32Array]] = field(default_factory=list, repr=False)
 
     def exact(self, planes: Planes) -> DoseVolume:
         """Dose by the accurate engine; later near doses start from here."""
-        dose = self._by(self.accurate, planes)
+        dose = course_dose(self.accurate.grid, self.per_fraction(planes), self.fractions)
         if self.fast is not None:
             self._difference_gy = dose.dose_gy - self._by(self.fast, planes).dose_gy
         return dose
+
+    def per_fraction(self, planes: Planes) -> list[Float32Array]:
+        """Dose (z, y, x) of each plane by the accurate engine, Gy of one fraction; what the last call gave is not done again."""
+        found = [self._last(beam, plane) for beam, plane in planes]
+        doses = [
+            self.accurate.dose_gy_per_fraction(beam, plane) if dose is None else dose
+            for (beam, plane), dose in zip(planes, found, strict=True)
+        ]
+        self._known = [(beam, plane, dose) for (beam, plane), dose in zip(planes, doses, strict=True)]
+        return doses
+
+    def _last(self, beam: Beam, plane: FluencePlane) -> Float32Array | None:
+        for known, before, dose in self._known:
+            if direction(known) == direction(beam) and all(
+                np.array_equal(one, other)
+                for one, other in ((before.values, plane.values), (before.x_mm, plane.x_mm), (before.y_mm, plane.y_mm))
+            ):
+                return dose
+        return None
 
     def near(self, planes: Planes) -> DoseVolume:
         """Dose of planes much like those of the last exact dose; exact if there was none, or no fast engine."""

@@ -119,7 +119,7 @@ def aperture_moves(
     values, cells, variables = (np.concatenate(part) for part in (found.values, found.cells, found.variables))
     length = np.sqrt(np.bincount(variables, values * values, shape[1]))
     unit = float(np.median(length[count:]) / np.median(length[:count])) if len(ends) else 1.0
-    values[variables < count] *= unit
+    values = np.where(variables < count, unit * values, values)
     return ApertureMoves(
         cells=csr_array((values.astype(np.float32), (cells, variables)), shape=shape),
         start=np.concatenate([np.maximum(np.array(metersets) - floor_mu, 0.0) / unit, moves]),

@@ -143,7 +143,8 @@ def make_plan(
         if broken:
             return Result(setup, voxels, influence, ideal, delivered, scaling, deliveries, (), (), None, broken)
         planes = direction_planes(deliveries, case.machine)
-        by_direction = {direction(beam): engine.dose_gy_per_fraction(beam, plane) for beam, plane in planes}
+        directions = (direction(beam) for beam, _ in planes)
+        by_direction = dict(zip(directions, doses.per_fraction(planes), strict=True))
         final = course_dose(engine.grid, list(by_direction.values()), fractions)
         points = _point_doses(setup, deliveries, by_direction)
         single = tuple(beam_doses(engine, deliveries, case.machine)) if want_beam_doses else ()
