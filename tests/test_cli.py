@@ -241,7 +241,7 @@ def test_help_says_that_it_is_no_medical_device(arguments: list[str], capsys: py
     assert main([*arguments, "--help"]) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "not a medical device" in words
-    for absent in ("watch", "serve", "--techniques", "--explore"):
+    for absent in ("serve", "--techniques", "--explore"):
         assert absent not in words.replace("not a medical device", "")
 
 

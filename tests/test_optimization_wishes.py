@@ -99,7 +99,7 @@ def test_equals_share_the_worst_then_the_one_that_can_gets_more():
 
 def test_a_met_organ_goal_is_bettered_and_the_others_are_kept():
     matrix, guide = case(5)
-    target, organ, rest = sets()
+    target, _, rest = sets()
     plain = [Wish(Constraint("lower", target, 50.0), 1), Wish(Constraint("mean_upper", rest, 80.0), 2)]
     without = fulfilled(matrix, guide, plain)
     better = fulfilled(matrix, guide, [plain[0], replace(plain[1], better=True)])

@@ -221,8 +221,8 @@ def test_fluence_of_a_moving_window_is_a_trapezium(box: Path, tmp_path: Path) ->
 @given(st.floats(-35.0, 20.0), st.floats(0.5, 15.0), st.floats(-35.0, 20.0), st.floats(0.5, 15.0))
 def test_steps_are_fine_enough(first: float, gap: float, last: float, end_gap: float) -> None:
     """Against steps 20 times finer: an edge that crosses a pixel in one step errs by an eighth of it, two by a quarter."""
-    from dicomplan.dicom.control_points import ControlPoint
     from dicomplan.beams.delivery import stills
+    from dicomplan.dicom.control_points import ControlPoint
     from dicomplan.dicom.planned_beams import interval_segment
 
     def point(aperture: Aperture, weight: float) -> ControlPoint:

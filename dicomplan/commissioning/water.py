@@ -159,10 +159,10 @@ class WaterTank:
     def _convolved(self, plane: FluencePlane, axis: str, places_mm: FloatArray) -> FloatArray:
         sigma, middle = blurred_sigma_mm(self.kernel, self.machine), np.zeros(1)
         if axis == "x":
-            values = convolved(plane, sigma, places_mm, middle)[0]
+            values = convolved(plane, sigma, places_mm, middle)[:, 0, :]
         else:
-            values = convolved(plane, sigma, middle, places_mm)[:, 0]
-        return np.asarray(values, dtype=np.float64)
+            values = convolved(plane, sigma, middle, places_mm)[:, :, 0]
+        return np.ascontiguousarray(values.T, dtype=np.float64)
 
     def depth_curve(self, curve: DepthCurve) -> FloatArray:
         """Dose at the depths of a measured curve."""

@@ -209,16 +209,18 @@ def _fill(
     along: list[Float32Array] = []
     across: list[Float32Array] = []
     for first, layer, rows, columns in primary + extra:
-        for k in range(len(rows)):
+        for k in range(4 if len(rows) else 0):
             which.append(first + k)
             tables.append(
                 (layer, columns.shape[2], rows.shape[1], sum(len(a) for a in along), sum(len(a) for a in across))
             )
-            along.append(np.ascontiguousarray(columns[k].T).ravel())
-            across.append(rows[k].ravel())
+            # the kernel takes components in fours
+            held = k < len(rows)
+            along.append(np.ascontiguousarray(columns[min(k, len(rows) - 1)].T).ravel())
+            across.append(rows[k].ravel() if held else np.zeros_like(rows[0]).ravel())
     fill_rows(
         beam.samples.u_mm, beam.samples.v_mm, beam.samples.weight, np.array(which, dtype=np.int64),
-        sum(len(rows) for _, _, rows, _ in primary), np.array(tables, dtype=np.int64), beam.axes,
+        4 * len(primary), np.array(tables, dtype=np.int64), beam.axes,
         np.concatenate(along), np.concatenate(across), beam.profile.astype(np.float32),
         own.x_mm, own.strips, own.strip_y_mm, own.cutoff_mm, unit, places, indices, data,
     )  # fmt: skip
