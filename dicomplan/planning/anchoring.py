@@ -16,6 +16,8 @@ from dicomplan.dose.volume import DoseVolume
 Float32Array = NDArray[np.float32]
 Planes = Sequence[tuple[Beam, FluencePlane]]
 
+_ROUNDING = 1e-10  # of a plane's highest value: far below the last digit of a dose in single precision
+
 
 @dataclass
 class AnchoredDose:
@@ -50,10 +52,7 @@ class AnchoredDose:
 
     def _last(self, beam: Beam, plane: FluencePlane) -> Float32Array | None:
         for known, before, dose in self._known:
-            if direction(known) == direction(beam) and all(
-                np.array_equal(one, other)
-                for one, other in ((before.values, plane.values), (before.x_mm, plane.x_mm), (before.y_mm, plane.y_mm))
-            ):
+            if direction(known) == direction(beam) and _same_plane(before, plane):
                 return dose
         return None
 
@@ -67,3 +66,13 @@ class AnchoredDose:
     def _by(self, engine: DoseEngine, planes: Planes) -> DoseVolume:
         doses = [engine.dose_gy_per_fraction(beam, plane) for beam, plane in planes]
         return course_dose(engine.grid, doses, self.fractions)
+
+
+def _same_plane(one: FluencePlane, other: FluencePlane) -> bool:
+    """Whether two planes differ by rounding alone: metersets come back from a file as parts of their sum."""
+    if one.values.shape != other.values.shape:
+        return False
+    axes = ((one.x_mm, other.x_mm), (one.y_mm, other.y_mm))
+    if not all(np.array_equal(before, after) for before, after in axes):
+        return False
+    return bool(np.allclose(one.values, other.values, rtol=0.0, atol=_ROUNDING * float(one.values.max(initial=0.0))))

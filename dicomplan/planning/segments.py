@@ -41,7 +41,10 @@ FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 
 TIGHTENING_ROUNDS = 4
-"""How often metersets are optimised again because the accurate dose breaks a hard limit or misses a goal."""
+"""How often segments are optimised again because the accurate dose breaks a hard limit or misses a goal."""
+
+LOOKING_ROUNDS = 2
+"""So many of these come before the exact dose of the best is known; the others follow where it breaks a limit."""
 
 _LEVELS = 30.0  # steps between nothing and the highest fluence of the plan, if the number of segments is free
 _SETTINGS = SolverSettings(max_iterations=150, relative_change=5e-4)
@@ -244,7 +247,7 @@ def deliver(
 ) -> DeliveredPlan:
     """Sequence the ideal fluence and optimise the metersets until the accurate dose holds what it can.
 
-    Each round looks at the accurate dose of the printed digits, holds its difference to the optimiser's dose, tightens
+    Each round looks at the dose of the printed digits, holds its difference to the optimiser's dose, tightens
     a broken hard limit by its overshoot and moves the aims of goals by what they are judged otherwise. While goals
     alone are at stake it looks near the last exact dose; a broken limit is always looked at exactly, and so is the best
     round in the end: if its exact dose breaks a limit, the rounds that are left go on from there. With ``fine`` (all
@@ -262,10 +265,10 @@ def deliver(
     work = _Metersets(
         case, sequenced, influence, sets, voxels, doses, aims, ideal.difference_gy, progress, cancel, fine
     )
-    found = best = work.optimise(exact=True)
-    exact = True
+    found = best = work.optimise(exact=False)
+    exact = False
     rounds = 0
-    while rounds < TIGHTENING_ROUNDS and plan_loss(best.values) != (0.0, 0.0):
+    while rounds < LOOKING_ROUNDS and plan_loss(best.values) != (0.0, 0.0):
         rounds += 1
         broken = plan_loss(found.values)[0] > 0
         found = work.again(found, exact=broken)
