@@ -33,7 +33,7 @@ SLACK = 0.005
 _PRICE = 2.0  # of giving way: far above what the guide's terms (about 0.1 in all) could gain by it
 _PULL = 2.0  # of bettering a goal that is met
 _MET = 5e-4  # shares below this are none
-LATER_PRICE = 0.5
+LATER_PRICE = 0.7
 """Where goals are served at once, a group's price, relative to that of the group before it."""
 
 _SERVE_ITERATIONS = 120

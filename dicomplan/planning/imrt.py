@@ -33,7 +33,7 @@ SETTLED = 0.003
 """Correction passes end when no goal changes by more than this part of the highest prescribed level."""
 
 _ACROSS = 0.5  # roughness across leaves counts less than along them: leaf pairs are independent
-_FIRST = SolverSettings(max_iterations=60)
+_FIRST = SolverSettings(max_iterations=80)
 _AGAIN = SolverSettings(max_iterations=70)
 _PASSES = 3  # of looking at the accurate dose
 _LATER_EFFORT = 0.5  # a pass begins where the last one ended
