@@ -45,7 +45,8 @@ def structure_grid(ct_grid: VoxelGrid, low_local_mm: ArrayLike, high_local_mm: A
     """The structure grid that holds the box from ``low_local_mm`` to ``high_local_mm`` (local x, y, z in mm).
 
     Along z its cells are the CT planes (one slice thick) that the box touches; in plane a cell is the CT pixel divided
-    by ``ceil(pixel / 1 mm)``, made even above 1, cell edges on CT pixel edges, with one cell around the box; all cut at the CT's border.
+    by ``ceil(pixel / 1 mm)``, made even above 1, cell edges on CT pixel edges, with one cell around the box; all cut at
+    the CT's border.
     Structure grids of one CT share one lattice. Raises ValueError if the box lies outside the CT.
     """
     low, high = np.asarray(low_local_mm, dtype=np.float64), np.asarray(high_local_mm, dtype=np.float64)
