@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -40,9 +41,15 @@ def ignore_progress(_: Progress) -> None:
 
 @dataclass
 class Cancel:
-    """Token that a caller sets to stop long work; long functions call :meth:`check` between steps."""
+    """Token that a caller sets to stop long work, or to end a search with the best that it has.
+
+    Long functions call :meth:`check` between steps; searches look at :attr:`finishing` as well. A progress callback may
+    call :meth:`finish`.
+    """
 
     _event: threading.Event = field(default_factory=threading.Event)
+    _finish: threading.Event = field(default_factory=threading.Event)
+    _deadline_s: float | None = None
 
     def set(self) -> None:
         """Ask the work to stop."""
@@ -52,3 +59,16 @@ class Cancel:
         """Raise :class:`CancelledError` if the work was asked to stop."""
         if self._event.is_set():
             raise CancelledError("cancelled")
+
+    def finish(self) -> None:
+        """Ask searches to end soon, with the best that they have."""
+        self._finish.set()
+
+    def finish_within(self, seconds: float) -> None:
+        """As :meth:`finish`, so many seconds from now."""
+        self._deadline_s = time.monotonic() + seconds
+
+    @property
+    def finishing(self) -> bool:
+        """Whether searches are to end with the best that they have."""
+        return self._finish.is_set() or (self._deadline_s is not None and time.monotonic() >= self._deadline_s)

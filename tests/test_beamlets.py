@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from machines_for_tests import MACHINES
 
 from dicomplan.beams.arrangement import arrange, beam_name, covered_points_mm, isocenter_mm
-from dicomplan.beams.beamlets import BEAMLET_MM, MARGIN_MM, BeamletMap, beamlets
+from dicomplan.beams.beamlets import BEAMLET_MM, MARGIN_MM, BeamletMap, Skin, beamlets
 from dicomplan.beams.delivery import Beam
 from dicomplan.geometry.frames import PATIENT_POSITIONS
 from dicomplan.geometry.grid import VoxelGrid
@@ -178,3 +178,66 @@ def test_values_go_into_their_cells_and_neighbours_are_neighbours() -> None:
     np.testing.assert_array_equal(flat_column[first], flat_column[second])
     np.testing.assert_array_equal(flat_row[second] - flat_row[first], 1)
     assert len(first) == np.count_nonzero(found.active[1:] & found.active[:-1])
+
+
+# Beyond the skin
+
+
+def at_the_skin(flash_mm: float, gantry: float = 0.0) -> BeamletMap:
+    """A ball of 20 mm radius, 4 mm under the surface x = 24 mm of a body that is large elsewhere; HFS."""
+    at = np.arange(-120.0, 121.0, 3.0)
+    body = np.stack(np.meshgrid(at[at <= 24.0], at, at, indexing="ij"), axis=-1).reshape(-1, 3)
+    skin = Skin(body, 3.0, flash_mm) if flash_mm else None
+    one = beam(gantry)
+    return beamlets(one, one.frame("HFS"), ball(20.0), MLC, skin=skin)
+
+
+def test_flash_opens_beyond_the_skin_and_nowhere_else() -> None:
+    plain, flash = at_the_skin(0.0), at_the_skin(15.0)
+    assert len(plain.flash) == 0
+    x, y = (0.5 * (edges[1:] + edges[:-1]) for edges in (flash.x_edges_mm, flash.y_edges_mm))
+    beyond = np.zeros(flash.active.shape, dtype=bool)
+    places = np.argwhere(flash.active)
+    beyond[tuple(places[flash.flash[:, 0]].T)] = True
+    # the surface's last voxel centre is at 24 mm: its edge at 25.5; magnified by at most 8 % where it is nearest the source
+    assert x[np.argwhere(beyond)[:, 1]].min() > 25.0
+    assert x[flash.active.any(axis=0)].max() == pytest.approx(24.0 * 1.14 + 15.0, abs=BEAMLET_MM)
+    middle = np.argmin(np.abs(y))
+    assert beyond[middle].sum() >= 2
+    # on the patient the field is as it was, but for cells that the skin cuts and gaps in rows that end beyond it
+    known = {tuple(one) for one in centres_of(plain).tolist()}
+    added = [one for one in centres_of(flash).tolist() if one[0] < 20.0 and tuple(one) not in known]
+    assert known <= {tuple(one) for one in centres_of(flash).tolist()}
+    assert all(beyond[np.argmin(np.abs(y - one[1]))].any() and one[0] > 0.0 for one in added)
+    assert len(added) < 0.1 * len(known)
+
+
+def centres_of(map_: BeamletMap) -> np.ndarray:
+    """(count, 2) x and y of each beamlet's centre, mm."""
+    x, y = (0.5 * (edges[1:] + edges[:-1]) for edges in (map_.x_edges_mm, map_.y_edges_mm))
+    rows, columns = np.nonzero(map_.active)
+    return np.stack([x[columns], y[rows]], axis=-1)
+
+
+def test_a_beamlet_beyond_the_skin_is_tied_to_the_nearest_on_the_patient() -> None:
+    flash = at_the_skin(15.0)
+    centres = centres_of(flash)
+    on_patient = np.setdiff1d(np.arange(flash.count), flash.flash[:, 0])
+    for one, other in flash.flash:
+        assert other in on_patient
+        distance = np.linalg.norm(centres[on_patient] - centres[one], axis=1)
+        assert np.linalg.norm(centres[other] - centres[one]) == pytest.approx(distance.min())
+
+
+def test_a_beam_that_meets_the_skin_square_gets_no_flash() -> None:
+    """From gantry 90 the surface lies across the beam: its silhouette ends far from the target."""
+    plain, flash = at_the_skin(0.0, 90.0), at_the_skin(15.0, 90.0)
+    assert len(flash.flash) == 0
+    np.testing.assert_array_equal(plain.active, flash.active[np.ix_(*trimmed(plain, flash))])
+
+
+def trimmed(one: BeamletMap, other: BeamletMap) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of ``other`` that ``one`` has too."""
+    rows = np.arange(len(one.y_edges_mm) - 1) + one.first_leaf_pair - other.first_leaf_pair
+    columns = np.flatnonzero(np.isin(other.x_edges_mm[:-1], one.x_edges_mm[:-1]))
+    return rows, columns

@@ -50,6 +50,62 @@ def test_a_broken_hard_constraint_fails_the_plan(failed: helpers.Planned) -> Non
     assert "D50% &lt;= 20 Gy" in failed.outcome.report.read_text(encoding="utf-8")
 
 
+def test_what_no_relaxation_proves_is_left_open(failed: helpers.Planned) -> None:
+    """Half a target may get 75 Gy as far as the proof goes: it says so, and names what was found."""
+    found = failed.document["feasibility"]
+    assert not found["proven_infeasible"]
+    assert found["enough_percent"] > 0
+    said = [one["message"] for one in failed.document["warnings"] if one["severity"] == "error"]
+    assert len(said) == 1
+    assert "not met by the best plan found" in said[0]
+
+
+def test_limits_that_fight_are_proven_to(study: Path, tmp_path: Path) -> None:
+    """No point above 30 Gy and 98 % above 40 Gy: a common share t gives 30 (1 + t) >= 40 (1 - t), t = 1/7, but for 2 %."""
+    text = template(constraints="  PTV_5000: [Dmax <= 30 Gy, D98% >= 40 Gy]", fields=ONE_BEAM)
+    planned = plan(tmp_path, text, study=study)
+    assert planned.outcome.exit_code == 5
+    found = planned.document["feasibility"]
+    assert found["proven_infeasible"]
+    # of 98 % at 40 (1 - t) and 2 % at nothing the mean is at most 30 (1 + t)
+    uniform = 100.0 * (40 * 0.98 - 30) / (30 + 40 * 0.98)
+    # voxels that the target covers less than half have no maximum, which leaves the proof a little weaker
+    assert 0.9 * uniform <= found["least_give_percent"] <= found["enough_percent"]
+    assert {one["goal"] for one in found["fighting"]} == {"Dmax <= 30 Gy", "D98% >= 40 Gy"}
+    said = [one["message"] for one in planned.document["warnings"] if one["severity"] == "error"]
+    assert "infeasible" in said[0]
+    assert "PTV_5000 Dmax &lt;= 30 Gy" in planned.outcome.report.read_text(encoding="utf-8")
+
+
+def test_a_search_that_is_asked_to_end_gives_a_whole_plan_with_a_warning(study: Path, tmp_path: Path) -> None:
+    events: list[Progress] = []
+    cancel = Cancel()
+
+    def note(event: Progress) -> None:
+        events.append(event)
+        if "iteration 5" in event.message:
+            cancel.finish()
+
+    path = tmp_path / "template.yaml"
+    path.write_text(template(fields=ONE_BEAM), encoding="utf-8")
+    outcome = run_plan(PlanRequest((study,), str(path), tmp_path / "ended"), note, cancel)
+    assert (outcome.output / "RTDOSE.dcm").is_file()
+    assert outcome.document["optimization"]["iterations"] <= 10
+    assert any("best plan found so far" in one["message"] for one in outcome.document["warnings"])
+
+
+def test_a_time_limit_is_kept_from_the_command_line(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "template.yaml"
+    path.write_text(template(), encoding="utf-8")
+    words = ["plan", str(study), "--template", str(path), "--output", str(tmp_path / "out"), "--json", "--quiet"]
+    code = main([*words, "--time-limit", "1s"])
+    document = json.loads(capsys.readouterr().out)
+    assert code in (0, 5)
+    assert any("best plan found so far" in one["message"] for one in document["warnings"])
+
+
 def test_all_files_of_a_failed_plan_are_there_and_marked(failed: helpers.Planned) -> None:
     names = {path.relative_to(failed.output).as_posix() for path in failed.output.rglob("*") if path.is_file()}
     beams = {f"RTDOSE_{beam['number']}.dcm" for beam in failed.document["beams"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,16 @@ MARGIN_MM = 7.0
 """Beamlets reach so far beyond the targets' projection (isocentre plane): the penumbra of a 6 MV field, 90 to 50 %."""
 
 
+NO_FLASH: NDArray[np.int64] = np.empty((0, 2), dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class BeamletMap:
     """Beamlets of one beam: rows are leaf pairs ``first_leaf_pair``, ... (from 0), columns lie between ``x_edges_mm``.
 
     ``y_edges_mm`` (rows + 1,) are leaf boundaries; ``active`` (rows, cols) bool marks the beamlets there are. Their
     order in a plan's fluence is row by row, along the leaf. Beam limiting device coordinates at isocentre, mm.
+    ``flash`` (pairs, 2): beamlets beyond the skin, each with the one on the patient whose fluence it is to have.
     """
 
     beam: Beam
@@ -33,6 +37,7 @@ class BeamletMap:
     x_edges_mm: FloatArray
     y_edges_mm: FloatArray
     active: NDArray[np.bool_]
+    flash: NDArray[np.int64] = field(default_factory=lambda: NO_FLASH)
 
     @property
     def count(self) -> int:
@@ -47,18 +52,19 @@ class BeamletMap:
 
     def along_leaf(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Pairs (first, second) of beamlets that lie side by side along a leaf pair."""
-        number = self._numbers()
+        number = _numbers(self.active)
         return _pairs(number[:, :-1], number[:, 1:])
 
     def across_leaves(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Pairs (first, second) of beamlets that lie side by side across two leaf pairs."""
-        number = self._numbers()
+        number = _numbers(self.active)
         return _pairs(number[:-1], number[1:])
 
-    def _numbers(self) -> NDArray[np.int64]:
-        number = np.full(self.active.shape, -1, dtype=np.int64)
-        number[self.active] = np.arange(self.count)
-        return number
+
+def _numbers(active: NDArray[np.bool_]) -> NDArray[np.int64]:
+    number = np.full(active.shape, -1, dtype=np.int64)
+    number[active] = np.arange(np.count_nonzero(active))
+    return number
 
 
 def _pairs(one: NDArray[np.int64], other: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -66,32 +72,83 @@ def _pairs(one: NDArray[np.int64], other: NDArray[np.int64]) -> tuple[NDArray[np
     return one[both], other[both]
 
 
+@dataclass(frozen=True)
+class Skin:
+    """What a beam is to reach beyond: ``points_mm`` (n, 3; patient mm) fill the body at ``spacing_mm``; by ``flash_mm``."""
+
+    points_mm: FloatArray
+    spacing_mm: float
+    flash_mm: float
+
+
 def beamlets(
-    beam: Beam, frame: BeamFrame, target_points_mm: FloatArray, mlc: MlcModel, margin_mm: float = MARGIN_MM
+    beam: Beam,
+    frame: BeamFrame,
+    target_points_mm: FloatArray,
+    mlc: MlcModel,
+    margin_mm: float = MARGIN_MM,
+    skin: Skin | None = None,
 ) -> BeamletMap:
     """Beamlets that cover the projection of the target points (n, 3; patient mm) with a margin.
 
     Columns are :data:`BEAMLET_MM` wide with edges at its multiples, rows the machine's leaf pairs. A gap within a row
-    is filled, so that a leaf pair can open over it. Raises ValueError where no target lies within the leaves' reach.
+    is filled, so that a leaf pair can open over it. With ``skin`` beamlets also lie beyond the body's silhouette, up to
+    ``flash_mm`` from it, where its edge is within the margin of a target. Raises ValueError where no target lies within
+    the leaves' reach.
     """
     projected = frame.project(target_points_mm)[:, :2]
     boundaries = mlc.leaf_boundaries_mm
-    low_x = max(float(projected[:, 0].min()) - margin_mm, -mlc.retraction_mm)
-    high_x = min(float(projected[:, 0].max()) + margin_mm, mlc.retraction_mm)
+    reach = margin_mm + (skin.flash_mm if skin is not None else 0.0)
+    low_x = max(float(projected[:, 0].min()) - reach, -mlc.retraction_mm)
+    high_x = min(float(projected[:, 0].max()) + reach, mlc.retraction_mm)
     first, last = int(np.floor(low_x / BEAMLET_MM)), int(np.ceil(high_x / BEAMLET_MM))
     if last <= first:
         raise ValueError("the targets lie beyond the reach of the leaves")
     x_edges: FloatArray = np.arange(first, last + 1, dtype=np.float64) * BEAMLET_MM
     active = _near(projected, x_edges, boundaries, margin_mm)
+    beyond = np.zeros_like(active)
+    if skin is not None:
+        # a disc of 0.87 voxels about each centre, half the space diagonal, leaves no holes in the silhouette
+        body, hole = frame.project(skin.points_mm)[:, :2], 0.87 * skin.spacing_mm
+        beyond = (
+            _near(projected, x_edges, boundaries, reach)
+            & _near(body, x_edges, boundaries, hole + skin.flash_mm)
+            & ~_near(body, x_edges, boundaries, hole)
+        )
+        # the cells that the skin cuts belong to the field's edge
+        active |= beyond | (_beside(beyond) & _near(projected, x_edges, boundaries, reach))
     rows = np.flatnonzero(active.any(axis=1))
     if len(rows) == 0:
         raise ValueError("the targets lie beyond the leaves")
-    active = active[rows[0] : rows[-1] + 1]
+    active, beyond = active[rows[0] : rows[-1] + 1], beyond[rows[0] : rows[-1] + 1]
     columns = np.arange(active.shape[1])
     start = np.where(active.any(axis=1), active.argmax(axis=1), active.shape[1])
     stop = active.shape[1] - active[:, ::-1].argmax(axis=1)
     filled = (columns >= start[:, None]) & (columns < stop[:, None])
-    return BeamletMap(beam, int(rows[0]), x_edges, boundaries[rows[0] : rows[-1] + 2], filled)
+    y_edges = boundaries[rows[0] : rows[-1] + 2]
+    return BeamletMap(beam, int(rows[0]), x_edges, y_edges, filled, _tied(filled, beyond, x_edges, y_edges))
+
+
+def _beside(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Cells that touch one of these, also at a corner."""
+    from scipy.ndimage import binary_dilation
+
+    result: NDArray[np.bool_] = binary_dilation(cells, np.ones((3, 3), dtype=np.bool_))
+    return result
+
+
+def _tied(
+    active: NDArray[np.bool_], beyond: NDArray[np.bool_], x_edges: FloatArray, y_edges: FloatArray
+) -> NDArray[np.int64]:
+    """(pairs, 2) each beamlet beyond the skin with the nearest one that is not."""
+    if not beyond.any():
+        return NO_FLASH
+    from scipy.spatial import KDTree
+
+    y, x = np.meshgrid(0.5 * (y_edges[1:] + y_edges[:-1]), 0.5 * (x_edges[1:] + x_edges[:-1]), indexing="ij")
+    number, inside = _numbers(active), active & ~beyond
+    nearest = KDTree(np.stack([x[inside], y[inside]], axis=-1)).query(np.stack([x[beyond], y[beyond]], axis=-1))[1]
+    return np.stack([number[beyond], number[inside][nearest]], axis=-1)
 
 
 def _near(projected: FloatArray, x_edges: FloatArray, y_edges: FloatArray, margin_mm: float) -> NDArray[np.bool_]:

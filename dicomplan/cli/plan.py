@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dicomplan.cli.durations import duration_s
 from dicomplan.cli.options import Commands, existing_paths
 from dicomplan.cli.session import Session, printable, table
 from dicomplan.cli.study_options import add_study_options
@@ -37,6 +38,12 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--bridge", action="store_true", help="fill CT slices that a ROI leaves out between its contours, by shape"
     )
+    parser.add_argument(
+        "--time-limit",
+        type=duration_s,
+        metavar="TIME",
+        help="end the optimisation after so long (90s, 5min) with the best plan so far; it takes some time more to finish",
+    )
 
 
 def run(options: argparse.Namespace, session: Session) -> int:
@@ -59,6 +66,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
             repair=options.repair,
             bridge=options.bridge,
             max_study_size=options.max_study_size or MAX_STUDY_BYTES,
+            time_limit_s=options.time_limit,
         )
         outcome = run_plan(request, progress, session.cancel)
     session.result(outcome_text(outcome), outcome.document)
@@ -74,6 +82,7 @@ def outcome_text(outcome: PlanOutcome) -> str:
     if goals:
         met = sum(bool(goal.get("met")) for goal in goals)
         lines += [f"Goals met: {met} of {len(goals)}.", "", _goals_table(goals), ""]
+    lines += [str(one["message"]) for one in document.get("warnings", ()) if one.get("severity") == "error"]
     warnings = len(document.get("warnings", ()))
     if warnings:
         lines.append(f"Warnings: {warnings} (listed in the report).")

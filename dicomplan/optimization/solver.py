@@ -26,7 +26,7 @@ from dicomplan.optimization.smoothing import Smoothing, smoothing
 from dicomplan.optimization.terms import Term, add_term
 
 FloatArray = NDArray[np.float64]
-StopReason = Literal["converged", "iteration limit", "no descent"]
+StopReason = Literal["converged", "iteration limit", "no descent", "asked to end"]
 
 _MOST_ROUNDS = 100  # a round that makes no step must not be repeated for ever
 _FIRST_STEP = 0.1  # of the fluence's norm: how far the first step of L-BFGS-B goes
@@ -133,6 +133,7 @@ def solve(
     number of voxels agrees), else at ``start`` (beamlets,) scaled by the factor that is best for the terms, else at an
     even fluence scaled likewise.
     Hard limits that cannot all be met leave ``limits_met`` False. Progress: stage ``optimize``, one event an iteration.
+    It ends where it is, "asked to end", once ``cancel`` is :attr:`~dicomplan.events.Cancel.finishing`.
 
     Raises ValueError for lengths that do not fit the operator, for a dose that is not finite, and for a start that
     gives no dose; CancelledError if ``cancel`` is set.
@@ -285,6 +286,8 @@ class _Work:
             enough = settings.enough and self.shares.max(initial=0.0) <= settings.tolerance
             if self.iterations >= settings.max_iterations or (self.met() and (same or settled or enough)):
                 break
+            if stopped == "asked to end":
+                break
             previous = value
         gradient = np.empty_like(dose)
         return Solution(
@@ -330,7 +333,7 @@ class _Work:
         unit = _FIRST_STEP * max(float(np.sum(fluence * fluence)) ** 0.5, self.scale * len(fluence) ** 0.5)
         values: list[float] = []
         dose = np.empty(0)
-        stalled = exceeded = satisfied = False
+        stalled = exceeded = satisfied = ended = False
 
         count = len(fluence)
         units = np.concatenate([np.full(count, unit), np.full(len(self.shares), _SHARE_STEP)])
@@ -343,11 +346,14 @@ class _Work:
             return value, np.concatenate([slope, share_slope]) * units
 
         def each(intermediate_result: OptimizeResult) -> None:
-            nonlocal stalled, exceeded, satisfied
+            nonlocal stalled, exceeded, satisfied, ended
             self.iterations += 1
             values.append(float(intermediate_result.fun))
             message = f"iteration {self.iterations}, objective {self.objective[-1]:.6g}"
             self.progress(Progress("optimize", message, min(1.0, self.iterations / settings.max_iterations)))
+            if self.cancel is not None and self.cancel.finishing:
+                ended = True
+                raise StopIteration
             if len(values) > settings.window:
                 fall = values[-1 - settings.window] - values[-1]
                 if fall <= settings.relative_change * abs(values[-1]):
@@ -377,7 +383,9 @@ class _Work:
             },
         )
         stopped: StopReason = "no descent"
-        if self.iterations >= settings.max_iterations:
+        if ended:
+            stopped = "asked to end"
+        elif self.iterations >= settings.max_iterations:
             stopped = "iteration limit"
         elif stalled or exceeded or satisfied:
             stopped = "converged"

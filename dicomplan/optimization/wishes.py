@@ -28,7 +28,7 @@ from dicomplan.optimization.solver import Give, Problem, Solution, SolverSetting
 FloatArray = NDArray[np.float64]
 
 SLACK = 0.005
-"""A goal that was not met, or was bettered, is kept at its dose and so much of it."""
+"""A goal that was not met, or was bettered, is kept at its dose and so much of it, if nothing else is asked for."""
 
 _PRICE = 2.0  # of giving way: far above what the guide's terms (about 0.1 in all) could gain by it
 _PULL = 2.0  # of bettering a goal that is met
@@ -88,6 +88,7 @@ class _List:
     progress: ProgressCallback
     cancel: Cancel
     effort: float
+    slack: float
     solution: Solution
     known: Sequence[ConstraintState | None]
     iterations: int = 0
@@ -108,7 +109,7 @@ class _List:
 
     def kept(self, k: int) -> Constraint:
         share = self.shares[k]
-        return relaxed(self.wishes[k].limit, 0.0 if abs(share) <= _MET else share + SLACK)
+        return relaxed(self.wishes[k].limit, 0.0 if abs(share) <= _MET else share + self.slack)
 
     def reach(self, held: Sequence[int], ways: Sequence[_Way], iterations: int, what: str) -> tuple[float, ...]:
         """Solve with the wishes ``held`` kept and those of ``ways`` giving way; the share of each way."""
@@ -165,6 +166,7 @@ def fulfil(
     most: FloatArray | None = None,
     states: Sequence[ConstraintState | None] = (),
     effort: float = 1.0,
+    slack: float = SLACK,
     progress: ProgressCallback = ignore_progress,
     cancel: Cancel | None = None,
 ) -> Fulfilment:
@@ -172,17 +174,22 @@ def fulfil(
 
     ``guide`` holds terms, hard limits and smoothing; ``most`` (beamlets,) bounds the fluence. ``states``: of the hard
     limits and all wishes, from an earlier fulfilment of the same list (or of the hard limits alone). Wishes of one group
-    are equals. ``effort`` times 50 iterations are spent on a group at most. Progress: stage ``optimize``.
+    are equals. ``effort`` times 50 iterations are spent on a group at most. ``slack``: by which part of its dose a goal
+    that was not met, or was bettered, may get worse again. Progress: stage ``optimize``. Once ``cancel`` is finishing,
+    groups that have not had their turn are left as they are.
     """
-    work = _List(operator, guide, wishes, dose_offset_gy, most, progress, cancel or Cancel(), effort, start, states)
+    cancel = cancel or Cancel()
+    work = _List(operator, guide, wishes, dose_offset_gy, most, progress, cancel, effort, slack, start, states)
     held: list[int] = []
     order = sorted(range(len(wishes)), key=lambda k: wishes[k].group)
     for number, members in groupby(order, key=lambda k: wishes[k].group):
+        if cancel.finishing:
+            break
         group = tuple(members)
         worst = max(0.0, *(work.missing(k) for k in group))
         (share,) = work.reach(held, [_Way(group, start=worst)], _GROUP_ITERATIONS, f"group {number}")
         if share > _MET and len(group) > 1:
-            ways = [_Way((k,), most=share + SLACK, start=min(max(0.0, work.missing(k)), share)) for k in group]
+            ways = [_Way((k,), most=share + slack, start=min(max(0.0, work.missing(k)), share)) for k in group]
             each = work.reach(held, ways, _GROUP_ITERATIONS, f"group {number}, each")
         else:
             each = (share,) * len(group)
@@ -190,6 +197,8 @@ def fulfil(
             work.shares[k] = own
         held += group
     for k in order:
+        if cancel.finishing:
+            break
         if not wishes[k].better or work.shares[k] > _MET:
             continue
         way = _Way((k,), _PULL, least=-1.0, most=0.0, start=min(work.missing(k), 0.0))
@@ -214,7 +223,8 @@ def serve(
     A quarter of the work of :func:`fulfil`, for variables (segments) that can only come near to what fluence has reached:
     there the sum of what is missed matters, not the last bit of the order. Arguments as there.
     """
-    work = _List(operator, guide, wishes, dose_offset_gy, most, progress, cancel or Cancel(), 1.0, start, states)
+    cancel = cancel or Cancel()
+    work = _List(operator, guide, wishes, dose_offset_gy, most, progress, cancel, 1.0, SLACK, start, states)
     ways = [
         _Way((k,), _PRICE * LATER_PRICE ** (one.group - 1), start=max(0.0, work.missing(k)))
         for k, one in enumerate(wishes)

@@ -18,9 +18,6 @@ HIGHER_LEVEL_MARGIN_MM = 8.0
 """A target's uniformity and overdose terms leave out the higher levels grown by this: room for the dose to fall."""
 AIR_DENSITY_G_CM3 = 0.3
 """Below this mass density a target point counts as air and carries no underdose term: no fluence can cure it."""
-SKIN_DEPTH_MM = 4.0
-"""Target points this near under the skin carry no underdose term: the dose still builds up there."""
-
 SpecKind = ObjectiveType
 
 # Weights of a square of (dose / highest level), averaged over the region; own choice, tried on a head-and-neck-like
@@ -52,8 +49,8 @@ _TAIL_CC = 10.0
 class Region:
     """Which voxels: ``structure`` without the structures ``without``, each grown by ``margin_mm``.
 
-    ``reachable``: target points in air (:data:`AIR_DENSITY_G_CM3`) or within :data:`SKIN_DEPTH_MM` under the skin are
-    left out as well. ``counted``: they are not left out, but count as points that no limit can be held to.
+    ``reachable``: target points in air (:data:`AIR_DENSITY_G_CM3`) or as near under the skin as the template
+    says (``skin``) are left out as well. ``counted``: they are not left out, but count as points that no limit can be held to.
     """
 
     structure: str
@@ -130,17 +127,38 @@ def wishes(resolved: ResolvedTemplate) -> tuple[ObjectiveSpec, ...]:
     return tuple(sorted(found, key=lambda spec: spec.priority))
 
 
+def hard_limits(resolved: ResolvedTemplate) -> tuple[ObjectiveSpec, ...]:
+    """The constraints as they are judged: at their own doses, with the volumes that they allow, on whole structures."""
+    found = []
+    for one in resolved.constraints:
+        limit = _limit(one.goal)
+        found.append(
+            ObjectiveSpec(
+                Region(one.structure),
+                _limit_kind(limit),
+                limit.dose_gy,
+                1.0,
+                limit.percent,
+                limit.cc,
+                hard=True,
+                goal=one,
+            )
+        )
+    return tuple(found)
+
+
+def _limit_kind(limit: _Limit) -> SpecKind:
+    if limit.mean:
+        return "mean_dose" if limit.upper else "min_mean"
+    return "max_dvh" if limit.upper else "min_dvh"
+
+
 def _wish(resolved: ResolvedTemplate, one: StructureGoal) -> ObjectiveSpec:
     limit = _limit(one.goal)
     region = Region(one.structure, counted=not limit.upper and _only_targets(resolved, one.structure))
-    kind: SpecKind
-    if limit.mean:
-        kind = "mean_dose" if limit.upper else "min_mean"
-    else:
-        kind = "max_dvh" if limit.upper else "min_dvh"
     return ObjectiveSpec(
         region,
-        kind,
+        _limit_kind(limit),
         limit.dose_gy * (1.0 - _AIM if limit.upper else 1.0 + _AIM),
         1.0,
         limit.percent,
@@ -213,16 +231,11 @@ def _hard(resolved: ResolvedTemplate, constraint: StructureGoal) -> ObjectiveSpe
     limit = _limit(constraint.goal)
     small = not limit.mean and limit.percent == 0.0 and limit.cc <= _SMALL_CC
     aim = _HARD_AIM_SMALL if small else _HARD_AIM
-    kind: SpecKind
-    if limit.mean:
-        kind = "mean_dose" if limit.upper else "min_mean"
-    else:
-        kind = "max_dvh" if limit.upper else "min_dvh"
     return ObjectiveSpec(
         region=Region(
             constraint.structure, reachable=not limit.upper and _only_targets(resolved, constraint.structure)
         ),
-        kind=kind,
+        kind=_limit_kind(limit),
         dose_gy=limit.dose_gy * (1.0 - aim if limit.upper else 1.0 + aim),
         weight=1.0,
         allowed_percent=limit.percent,

@@ -153,6 +153,9 @@ class _Reader:
             objectives=read(found, "objectives", self.objectives, ()),
             dose=read(found, "dose", self.dose, DoseSettings()),
             delivery=read(found, "delivery", self.delivery, DeliverySettings()),
+            slack=self.size(found, "slack", "%", 0.0, 20.0, 100.0 * PlanTemplate.slack) / 100.0,
+            skin_mm=self.size(found, "skin", "mm", 0.0, 30.0, PlanTemplate.skin_mm),
+            flash_mm=self.size(found, "flash", "mm", 0.0, 50.0, PlanTemplate.flash_mm),
             source=source,
         )
         if "report" in found:
@@ -169,6 +172,13 @@ class _Reader:
 
     def _read(self, found: dict[str, Entry], key: str, read: Callable[[yaml.Node], _T], default: _T) -> _T:
         return read(found[key].value) if key in found else default
+
+    def size(self, found: dict[str, Entry], key: str, unit: str, least: float, most: float, default: float) -> float:
+        """A number with its unit."""
+        if key not in found:
+            return default
+        value = quantity(found[key].value, self.problems, key, (unit,), least, most)
+        return default if value is None else value
 
     def _version(self, node: yaml.Node) -> bool:
         written = node.value.strip() if isinstance(node, yaml.ScalarNode) else ""

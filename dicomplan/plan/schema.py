@@ -36,6 +36,7 @@ def _choice(description: str, built: str, *unbuilt: str) -> Key:
 
 _TEXT: Schema = {"type": "string", "minLength": 1}
 _DOSE: Schema = {"type": "string", "pattern": r"^[0-9.]+\s*Gy$"}
+_LENGTH: Schema = {"type": "string", "pattern": r"^[0-9.]+\s*mm$"}
 _ANGLE: Schema = {"type": "number", "minimum": 0, "exclusiveMaximum": 360}
 _NAMES: Schema = {"type": ["array", "null"], "items": {"type": ["string", "number", "boolean"]}}
 _GOAL: Schema = {"type": "string", "description": "such as D95% >= 70 Gy, Dmean <= 26 Gy (acceptable 30 Gy)"}
@@ -77,6 +78,20 @@ SECTIONS: dict[str, dict[str, Key]] = {
         ),
         "objectives": Key(
             "Terms of the objective function; left out, they are derived from constraints and goals.", section="terms"
+        ),
+        "slack": Key(
+            "By how much a goal that was not met, or was bettered, may get worse again for later groups, in % of its dose;"
+            " 0.5 % if left out.",
+            {"type": "string", "pattern": r"^[0-9.]+\s*%$"},
+        ),
+        "skin": Key(
+            "Points of targets this near under the skin are asked no dose, since it builds up there; 4 mm if left out."
+            " Goals are judged on the whole target all the same.",
+            _LENGTH,
+        ),
+        "flash": Key(
+            "Beams whose edge lies at the skin open so far beyond it, for breathing and swelling; none if left out.",
+            _LENGTH,
         ),
         "dose": Key("Dose grid and engines.", section="dose"),
         "delivery": Key("How the fluence is delivered.", section="delivery"),

@@ -174,7 +174,12 @@ class DeliverySettings:
 
 @dataclass(frozen=True)
 class PlanTemplate:
-    """A whole template. ``source`` is its text as read (for ``plan.json`` and the plan's identifiers)."""
+    """A whole template. ``source`` is its text as read (for ``plan.json`` and the plan's identifiers).
+
+    ``slack``: by which part of its dose a goal that was not met, or was bettered, may get worse for later groups.
+    ``skin_mm``: target points this near under the skin are asked no dose, since it still builds up there. ``flash_mm``: beams
+    that reach the skin at their edge open so far beyond it, with the fluence of their edge.
+    """
 
     name: str
     prescription: Prescription
@@ -189,4 +194,7 @@ class PlanTemplate:
     objectives: tuple[Objective, ...] = ()
     dose: DoseSettings = field(default_factory=DoseSettings)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    slack: float = 0.005
+    skin_mm: float = 4.0
+    flash_mm: float = 0.0
     source: str = ""

@@ -32,6 +32,7 @@ SMOOTHING_WEIGHT = 0.1
 SETTLED = 0.003
 """Correction passes end when no goal changes by more than this part of the highest prescribed level."""
 
+_TIE = 100.0  # a beamlet beyond the skin follows its neighbour on the patient: nothing else asks for its fluence
 _ACROSS = 0.5  # roughness across leaves counts less than along them: leaf pairs are independent
 _FIRST = SolverSettings(max_iterations=80)
 _AGAIN = SolverSettings(max_iterations=70)
@@ -57,15 +58,20 @@ class IdealPlan:
 
 
 def plan_smoothing(maps: Sequence[BeamletMap]) -> Smoothing:
-    """Neighbours along and across the leaves of every beam."""
-    first, second, weight, start = [], [], [], 0
+    """Neighbours along and across the leaves of every beam, and beamlets beyond the skin with those on the patient."""
+    first, second, weight, start, ties = [], [], [], 0, 0.0
     for one in maps:
-        for pairs, strength in ((one.along_leaf(), 1.0), (one.across_leaves(), _ACROSS)):
+        flash = (one.flash[:, 0], one.flash[:, 1])
+        for pairs, strength in ((one.along_leaf(), 1.0), (one.across_leaves(), _ACROSS), (flash, _TIE)):
             first.append(pairs[0] + start)
             second.append(pairs[1] + start)
             weight.append(np.full(len(pairs[0]), strength))
+        ties += _TIE * len(one.flash)
         start += one.count
-    return Smoothing(np.concatenate(first), np.concatenate(second), np.concatenate(weight), SMOOTHING_WEIGHT)
+    total = float(sum(part.sum() for part in weight))
+    # the mean is over all pairs: what smooths the patient's fluence must not count less for ties
+    smooth = SMOOTHING_WEIGHT * total / (total - ties)
+    return Smoothing(np.concatenate(first), np.concatenate(second), np.concatenate(weight), smooth)
 
 
 def fluence_planes(
@@ -91,7 +97,8 @@ def optimise_fluence(
 
     What the accurate dose says otherwise than the operator is held while the wishes are pursued again, and aims move by
     what is judged otherwise than optimised, until no goal changes by more than :data:`SETTLED` of the highest level. The
-    plan with the least :func:`~dicomplan.planning.case.plan_loss` is kept, its dose computed accurately.
+    plan with the least :func:`~dicomplan.planning.case.plan_loss` is kept, its dose computed accurately. Once ``cancel`` is
+    finishing, the best plan so far is taken.
     """
     cancel = cancel or Cancel()
     maps = [beam.beamlets for beam in operator.beams]
@@ -117,7 +124,7 @@ def optimise_fluence(
         plan = IdealPlan(fluences, dose, values, aims, offset, iterations, tuple(objective))
         if turn == 0 or best is None or plan_loss(values) <= plan_loss(best.values):
             best = plan
-        if turn == _PASSES - 1 or (turn > 0 and _settled(before, values, scale)):
+        if turn == _PASSES - 1 or cancel.finishing or (turn > 0 and _settled(before, values, scale)):
             break
         at_voxels = dose.dose_gy.ravel()[voxels.indices].astype(np.float64)
         aims = corrected(aims, sets, scale, at_voxels, values)

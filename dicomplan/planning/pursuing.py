@@ -16,7 +16,7 @@ from dicomplan.optimization.operator import DoseOperator
 from dicomplan.optimization.smoothing import Smoothing
 from dicomplan.optimization.solver import Solution, SolverSettings, solve
 from dicomplan.optimization.voxels import VoxelSet
-from dicomplan.optimization.wishes import Wish, fulfil, serve
+from dicomplan.optimization.wishes import SLACK, Wish, fulfil, serve
 from dicomplan.plan.derive import ObjectiveSpec, Region, derive, tightened, wishes
 from dicomplan.plan.resolve import ResolvedTemplate
 from dicomplan.plan.template import StructureGoal
@@ -34,11 +34,13 @@ _MOST = 0.03  # of its dose: a goal's aim is not corrected by more; what is furt
 @dataclass(frozen=True)
 class Aims:
     """Terms and hard limits (``guide``), goals as limits (``wishes``), and by how many Gy the dose that each goal or hard
-    constraint aims at is moved to the strict side (``shifts_gy``; negative: to the lax side)."""
+    constraint aims at is moved to the strict side (``shifts_gy``; negative: to the lax side). ``slack``: see
+    :func:`dicomplan.optimization.wishes.fulfil`."""
 
     guide: tuple[ObjectiveSpec, ...]
     wishes: tuple[ObjectiveSpec, ...]
     shifts_gy: Mapping[StructureGoal, float] = field(default_factory=dict)
+    slack: float = SLACK
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -60,7 +62,7 @@ def aims_of(resolved: ResolvedTemplate) -> Aims:
     wanted = wishes(resolved)
     factor = GUIDE_SHARE if wanted else 1.0
     guide = tuple(spec if spec.hard else replace(spec, weight=spec.weight * factor) for spec in derive(resolved))
-    return Aims(guide, wanted)
+    return Aims(guide, wanted, slack=resolved.template.slack)
 
 
 def pursue(
@@ -111,7 +113,7 @@ def pursue(
         solution, states = warm_start.solution, warm_start.states
     if not listed:
         return Pursuit(solution, states, iterations)
-    way = serve if effort is None else partial(fulfil, effort=effort)
+    way = serve if effort is None else partial(fulfil, effort=effort, slack=aims.slack)
     found = way(
         operator,
         guide,

@@ -251,7 +251,8 @@ def deliver(
     a broken hard limit by its overshoot and moves the aims of goals by what they are judged otherwise. While goals
     alone are at stake it looks near the last exact dose; a broken limit is always looked at exactly, and so is the best
     round in the end: if its exact dose breaks a limit, the rounds that are left go on from there. With ``fine`` (all
-    cells of finer maps of the same beams) leaf positions are optimised together with the metersets of later rounds.
+    cells of finer maps of the same beams) leaf positions are optimised together with the metersets of later rounds. Once
+    ``cancel`` is finishing, the best round so far is taken.
     """
     cancel = cancel or Cancel()
     progress(Progress("sequence", "leaf positions"))
@@ -268,7 +269,7 @@ def deliver(
     found = best = work.optimise(exact=False)
     exact = False
     rounds = 0
-    while rounds < LOOKING_ROUNDS and plan_loss(best.values) != (0.0, 0.0):
+    while rounds < LOOKING_ROUNDS and plan_loss(best.values) != (0.0, 0.0) and not cancel.finishing:
         rounds += 1
         broken = plan_loss(found.values)[0] > 0
         found = work.again(found, exact=broken)
@@ -279,7 +280,7 @@ def deliver(
             break
     if not exact:
         best = work.judged(best.deliveries, exact=True)
-    while rounds < TIGHTENING_ROUNDS and plan_loss(best.values)[0] > 0:
+    while rounds < TIGHTENING_ROUNDS and plan_loss(best.values)[0] > 0 and not cancel.finishing:
         rounds += 1
         found = work.again(best, exact=True)
         best = min(best, found, key=lambda plan: plan_loss(plan.values))

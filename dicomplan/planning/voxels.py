@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dicomplan.optimization.voxels import VoxelSet
 from dicomplan.patient.coverage import coverage_on_grid
-from dicomplan.plan.derive import AIR_DENSITY_G_CM3, SKIN_DEPTH_MM, Region
+from dicomplan.plan.derive import AIR_DENSITY_G_CM3, Region
 from dicomplan.plan.matching import BODY
 from dicomplan.planning.case import PlanningCase
 
@@ -124,6 +124,6 @@ def _reachable(case: PlanningCase) -> NDArray[np.bool_]:
     inside = np.pad(case.body >= 0.5, 1)
     depth = distance_transform_edt(inside, sampling=grid.spacing_mm)[1:-1, 1:-1, 1:-1]
     # from the centre to the nearest outer centre: the surface lies half a voxel before that
-    deep = depth - 0.5 * min(grid.spacing_mm) > SKIN_DEPTH_MM
+    deep = depth - 0.5 * min(grid.spacing_mm) > case.resolved.template.skin_mm
     result: NDArray[np.bool_] = deep & (case.density.mass_g_cm3 >= AIR_DENSITY_G_CM3)
     return result

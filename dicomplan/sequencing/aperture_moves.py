@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomplan.beams.beamlets import BeamletMap
+from dicomplan.beams.beamlets import NO_FLASH, BeamletMap
 from dicomplan.beams.delivery import BeamDelivery, Segment, direction
 from dicomplan.machine.model import MachineModel
 from dicomplan.sequencing.apertures import LeafShapes, gap_mm, open_intervals, place_leaves
@@ -61,7 +61,8 @@ def fine_map(coarse: BeamletMap, step_mm: float, margin_mm: float) -> BeamletMap
     low, high = float(coarse.x_edges_mm[0]) - margin_mm, float(coarse.x_edges_mm[-1]) + margin_mm
     x_edges: FloatArray = step_mm * np.arange(round(low / step_mm), round(high / step_mm) + 1, dtype=np.float64)
     rows = len(coarse.y_edges_mm) - 1
-    return replace(coarse, x_edges_mm=x_edges, active=np.ones((rows, len(x_edges) - 1), dtype=np.bool_))
+    every = np.ones((rows, len(x_edges) - 1), dtype=np.bool_)
+    return replace(coarse, x_edges_mm=x_edges, active=every, flash=NO_FLASH)
 
 
 def aperture_moves(

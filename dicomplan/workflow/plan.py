@@ -27,7 +27,7 @@ from dicomplan.dose.pencil_beam import (
     photons_cm2_per_mu,
 )
 from dicomplan.errors import NotDeliverableError
-from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
+from dicomplan.events import Cancel, Finding, Progress, ProgressCallback, ignore_progress
 from dicomplan.geometry.resample import trilinear
 from dicomplan.machine.library import load_machine
 from dicomplan.machine.model import MachineModel
@@ -35,8 +35,10 @@ from dicomplan.plan.library import load_template
 from dicomplan.plan.matching import BODY
 from dicomplan.plan.template import PlanTemplate
 from dicomplan.planning.anchoring import AnchoredDose
+from dicomplan.planning.case import goal_values, plan_loss
 from dicomplan.planning.imrt import optimise_fluence
 from dicomplan.planning.normalizing import normalization, scaled_deliveries
+from dicomplan.planning.proving import verdict
 from dicomplan.planning.pursuing import aims_of
 from dicomplan.planning.segments import PointDose, deliver
 from dicomplan.planning.voxels import optimization_voxels
@@ -69,6 +71,8 @@ def run_plan(
     template = load_template(request.template)
     machine = load_machine(_machine_place(template, request.template))
     destination = OutputFolder(request.output, overwrite=request.overwrite, inputs=request.study)
+    if request.time_limit_s is not None:
+        cancel.finish_within(request.time_limit_s)
     created = creation_time()
     with destination as folder, RunLog(folder / "log.txt", identify=request.identify) as log, one_thread_for_algebra():
         progress = log.progress(progress)
@@ -148,7 +152,32 @@ def make_plan(
         final = course_dose(engine.grid, list(by_direction.values()), fractions)
         points = _point_doses(setup, deliveries, by_direction)
         single = tuple(beam_doses(engine, deliveries, case.machine)) if want_beam_doses else ()
-    return Result(setup, voxels, influence, ideal, delivered, scaling, deliveries, points, single, final, ())
+    findings: tuple[Finding, ...] = ()
+    proof = None
+    if cancel.finishing:
+        findings = (
+            Finding("warning", "asked to end early: this is the best plan found so far, not the best there is"),
+        )
+    elif plan_loss(goal_values(case, final.dose_gy))[0] > 0:
+        with clock.stage("proof"):
+            proof = verdict(case, influence, voxels, ideal.difference_gy, clock.progress, cancel)
+        if proof is not None:
+            findings = (Finding("error", proof.sentence()),)
+    return Result(
+        setup,
+        voxels,
+        influence,
+        ideal,
+        delivered,
+        scaling,
+        deliveries,
+        points,
+        single,
+        final,
+        (),
+        findings,
+        proof,
+    )
 
 
 def _point_doses(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from dicomplan.events import Finding
 from dicomplan.metrics.dvh import DoseSamples
 from dicomplan.metrics.sampling import dose_samples
 from dicomplan.plan.matching import BODY
+from dicomplan.planning.proving import Verdict
 from dicomplan.workflow.plan_values import Result
 
 _LIBRARIES = ("numpy", "scipy", "numba", "pydicom", "rt-utils", "contourpy")
@@ -140,9 +142,28 @@ def plan_document(
         "violations": list(result.violations),
         "versions": versions(),
     }
+    if result.verdict is not None:
+        document["feasibility"] = _feasibility(result.verdict)
     if result.normalization is not None:
         document["prescription"]["normalize"] = asdict(result.normalization)
     return document
+
+
+def _feasibility(verdict: Verdict) -> dict[str, Any]:
+    """Whether any plan could hold the hard constraints; numbers that are not finite are None."""
+    return {
+        "proven_infeasible": verdict.infeasible,
+        "least_give_percent": 100.0 * verdict.share if math.isfinite(verdict.share) else None,
+        "enough_percent": 100.0 * verdict.reached,
+        "fighting": [
+            {
+                "structure": goal.structure,
+                "goal": goal.goal.text,
+                "alone_gy": alone_gy if math.isfinite(alone_gy) else None,
+            }
+            for goal, alone_gy in verdict.fighting
+        ],
+    }
 
 
 def _delivery_facts(result: Result, index: int) -> dict[str, Any]:

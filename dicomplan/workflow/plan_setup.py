@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dicomplan.beams.arrangement import arrange, covered_points_mm, isocenter_mm
-from dicomplan.beams.beamlets import beamlets
+from dicomplan.beams.beamlets import Skin, beamlets
 from dicomplan.dicom.source import Study
 from dicomplan.dose.engines import DoseEngine, PencilBeamEngine, collapsed_cone_engine
 from dicomplan.dose.pencil_beam import medium
@@ -63,12 +63,16 @@ def prepare(
             (one.gantry_angle_deg, one.collimator_angle_deg, one.couch_angle_deg) for one in template.beams.fields
         ]
         points = np.concatenate([covered_points_mm(coverage) for coverage in targets])
+        skin = None
+        if template.flash_mm > 0:
+            inner = grid.patient_from_index(np.argwhere(body_on_grid >= 0.5))
+            skin = Skin(inner, max(grid.spacing_mm), template.flash_mm)
         maps = []
         for beam in arrange(angles, center, machine.source_axis_distance_mm):
             cancel.check()
             clock.progress(Progress("influence", beam.name, beam.number / len(angles)))
             try:
-                maps.append(beamlets(beam, beam.frame(case.patient_position), points, machine.mlc))
+                maps.append(beamlets(beam, beam.frame(case.patient_position), points, machine.mlc, skin=skin))
             except ValueError as error:
                 raise TemplateError(f"beam {beam.name}: {error}", line=template.beams.line or None) from None
     notes = (*case.findings, *resolved.findings, *structures.findings, *findings)

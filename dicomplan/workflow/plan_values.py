@@ -25,6 +25,7 @@ from dicomplan.plan.resolve import ResolvedTemplate
 from dicomplan.planning.case import PlanningCase
 from dicomplan.planning.imrt import IdealPlan
 from dicomplan.planning.normalizing import NormalizationResult
+from dicomplan.planning.proving import Verdict
 from dicomplan.planning.segments import DeliveredPlan
 from dicomplan.planning.voxels import OptimizationVoxels
 
@@ -39,7 +40,7 @@ class PlanRequest:
     ``identify``: log, plan.json and report may name the patient and the input files. ``structure_set``, ``series`` and
     ``patient_position`` choose or state what the study leaves open. ``repair``: single missing CT slices are
     interpolated; ``bridge``: slices that a ROI leaves out between its contours are filled; ``max_study_size`` in bytes.
-    See :func:`dicomplan.dicom.read.read_study`.
+    See :func:`dicomplan.dicom.read.read_study`. ``time_limit_s``: searches end then, with the best that they have.
     """
 
     study: tuple[Path, ...]
@@ -54,6 +55,7 @@ class PlanRequest:
     repair: bool = False
     bridge: bool = False
     max_study_size: int = MAX_STUDY_BYTES
+    time_limit_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Result:
     """What planning made; ``final`` is None where the plan cannot be delivered.
 
     In the order of ``deliveries``: ``point_doses_gy``, the dose of one fraction at the isocentre (None outside the dose
-    grid), and ``beam_doses_gy`` of one fraction on the dose grid, only where they were asked for.
+    grid), and ``beam_doses_gy`` of one fraction on the dose grid, only where they were asked for. ``verdict``: whether any
+    plan could hold the hard constraints, where this one does not.
     """
 
     setup: Setup
@@ -102,3 +105,5 @@ class Result:
     beam_doses_gy: tuple[Float32Array, ...]
     final: DoseVolume | None
     violations: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
+    verdict: Verdict | None = None

@@ -37,7 +37,7 @@ def write_results(
     with clock.stage("write"):
         samples = plan_samples(result)
         scores = judged(result, samples)
-        findings = [*setup.findings]
+        findings = [*setup.findings, *result.findings]
         structure_set, written = _write_structures(folder, setup, identity)
         findings += written
         status = "not_deliverable" if result.final is None else "accepted" if hard_constraints_met(scores) else "failed"
