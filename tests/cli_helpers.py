@@ -37,6 +37,7 @@ class PlanRequest:
     repair: bool = False
     bridge: bool = False
     max_study_size: int = 20 * 10**9
+    time_limit_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,12 @@ def test_a_request_carries_every_option(monkeypatch: pytest.MonkeyPatch, tmp_pat
     module = use(monkeypatch, stand_in())
     switches = ["--beam-doses", "--overwrite", "--identify"]
     choices = ["--structure-set", "1.2", "--series", "1.3", "--patient-position", "FFP"]
-    limits = ["--repair", "--bridge", "--max-study-size", "500MB"]
+    limits = ["--repair", "--bridge", "--max-study-size", "500MB", "--time-limit", "2min"]
     assert main([*plan_arguments(tmp_path), *switches, *choices, *limits]) == 0
     assert main(plan_arguments(tmp_path)) == 0
     needed = (tmp_path / "study",), "head_and_neck_70", tmp_path / "out"
     assert module.requests == [
-        cli_helpers.PlanRequest(*needed, True, True, True, "1.2", "1.3", "FFP", True, True, 500 * 10**6),
+        cli_helpers.PlanRequest(*needed, True, True, True, "1.2", "1.3", "FFP", True, True, 500 * 10**6, 120.0),
         cli_helpers.PlanRequest(*needed),
     ]
 

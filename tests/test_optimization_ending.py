@@ -65,7 +65,9 @@ def test_groups_whose_turn_has_not_come_are_left_as_they_are():
 def test_slack_is_what_a_later_group_may_take():
     """The coverage that cannot be reached is kept at what was reached and the slack that is asked for."""
     operator, target, organ, guide = case()
-    guide = replace(guide, constraints=(Constraint("upper", target, 66.0),))  # with which 60 Gy everywhere is out of reach
+    guide = replace(
+        guide, constraints=(Constraint("upper", target, 66.0),)
+    )  # with which 60 Gy everywhere is out of reach
     start = solve(operator, guide, settings=SolverSettings(max_iterations=200))
     wishes = [Wish(Constraint("lower", target, 60.0), 1), Wish(Constraint("upper", organ, 5.0), 2)]
     lowest = {}
