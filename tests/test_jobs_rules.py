@@ -87,21 +87,30 @@ def test_the_configuration_changes_with_any_template(place: Path) -> None:
     assert one_template(str(place / "a.yaml")).config != first
 
 
-@pytest.mark.parametrize("stated", ["machines/mine.toml", "ABSOLUTE"])
-def test_a_recipe_keeps_a_machine_file_whole(stated: str, place: Path, tmp_path: Path) -> None:
+def test_the_configuration_changes_with_any_condition(place: Path) -> None:
+    first = load_rules(place / "rules.yaml").config
+    (place / "rules.yaml").write_text(GOOD.replace("*neck*", "*throat*"))
+    assert load_rules(place / "rules.yaml").config != first
+
+
+@pytest.mark.parametrize("stated", ["machines/mine.toml", "ABSOLUTE", "generic_6mv"])
+def test_a_recipe_keeps_a_machine_whole(stated: str, place: Path, tmp_path: Path, monkeypatch) -> None:
     folder = place / "machines"
     folder.mkdir()
     (folder / "mine.toml").write_text(machine_text("generic_6mv"))
     name = str(folder / "mine.toml") if stated == "ABSOLUTE" else stated
     (place / "a.yaml").write_text(TEMPLATE.replace("machine: generic_6mv", f"machine: {name}"))
     recipe = load_recipe(str(place / "a.yaml"))
+    expected = load_machine(folder / "mine.toml").source
     kept = tmp_path / "kept"
     kept.mkdir()
     for file, text in recipe.files.items():
         (kept / file).write_text(text)
     copy = load_template(kept / "template.yaml")
     assert copy.machine == "machine.toml"
-    assert load_machine(kept / copy.machine).source == load_machine(folder / "mine.toml").source
+    # nothing of the installed release is needed any more
+    monkeypatch.setattr("dicomplan.machine.library._shipped_table", None)
+    assert load_machine(kept / copy.machine).source == expected
     assert copy.beams == recipe.template.beams
 
 

@@ -29,13 +29,18 @@ class Indexed:
 
 
 class Inbox:
-    """Scans of one inbox and an index of its stable files. ``quiet_s`` as in :class:`~dicomplan.jobs.readiness.Waits`."""
+    """Scans of one inbox and an index of its stable files. ``quiet_s`` as in :class:`~dicomplan.jobs.readiness.Waits`.
+
+    ``first_seen_s``: the monotonic time at which a content (by its SHA-256) was first seen, which may lie before this
+    process began.
+    """
 
     def __init__(self, path: Path, quiet_s: float) -> None:
         self.path = path
         self.quiet_s = quiet_s
         self.watched = Watched()
         self.index: dict[str, Indexed] = {}
+        self.first_seen_s: dict[str, float] = {}
         self.empty_folders: tuple[str, ...] = ()
         self._recalled: dict[str, list[Present]] = {}
 
@@ -88,6 +93,15 @@ class Inbox:
         ]
         return max(min(waits), 0.0) if waits else None
 
+    def since_s(self, name: str) -> float:
+        """Since when a file that was read lies there with its present content, monotonic."""
+        since_s = self.watched.seen[name].since_s
+        return min(since_s, self.first_seen_s.get(self.index[name].sha256, since_s))
+
+    def is_read(self) -> bool:
+        """Whether every file of the last listing has been read in its present state."""
+        return len(self.index) == len(self.watched.seen)
+
     def busy_folders(self) -> frozenset[str]:
         """Folders that hold a file which is not stable yet."""
         return frozenset(name.rpartition("/")[0] for name in self.watched.seen if name not in self.index)
@@ -105,7 +119,7 @@ class Inbox:
                     content,
                     name,
                     one.sha256,
-                    self.watched.seen[name].since_s,
+                    self.since_s(name),
                     one.sha256 not in known,
                     one.contents.is_zip,
                     hurried,
@@ -120,7 +134,7 @@ class Inbox:
         return [
             (name, one)
             for name, one in self.index.items()
-            if one.error is not None and now_s - self.watched.seen[name].since_s >= after_s
+            if one.error is not None and now_s - self.since_s(name) >= after_s
         ]
 
     def recall(self, job: str) -> Sequence[Present]:

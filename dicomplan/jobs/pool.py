@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -83,7 +84,9 @@ class Pool:
             "DICOMPLAN_WORKER_PARENT": str(os.getpid()),
         }
         if self.memory_bytes is not None:
-            environment[MEMORY_VARIABLE] = str(self.memory_bytes)
+            # all that the others are not expected to take
+            others = sum(one.memory_bytes for one in self._running.values())
+            environment[MEMORY_VARIABLE] = str(self.memory_bytes - others)
         process = subprocess.Popen(
             [*self._command, str(folder), str(attempt)],
             stdin=subprocess.DEVNULL,
@@ -126,6 +129,8 @@ class Pool:
         return stopped
 
     def _kill(self, one: _Running) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(one.process.pid, signal.SIGKILL)
         one.process.kill()
         one.process.wait()
 

@@ -6,23 +6,25 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from dicomplan.errors import TemplateError
-from dicomplan.machine.library import load_machine
+from dicomplan.machine.library import load_machine, machine_names
 from dicomplan.plan.library import load_template
 from dicomplan.plan.parse import parse_template
 from dicomplan.plan.template import PlanTemplate
 
 TEMPLATE_FILE = "template.yaml"
-"""Name of a job's copy of its template; a machine file lies beside it, with its tables."""
+"""Name of a job's copy of its template; its machine file lies beside it, with the tables."""
 _MACHINE_FILE = "machine.toml"
 _MACHINE_KEY = re.compile(r"(?m)(?<![\w-])machine\s*:\s*['\"]?")
 
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """A template and its machine. ``files``: text by name of all that a job's folder needs (shipped machines are not in it).
+    """A template and its machine. ``files``: text by name of all that a job's folder needs.
 
     ``template_sha256`` and ``machine_sha256`` are of the texts as read: parts of a job's key.
     """
@@ -37,19 +39,30 @@ class Recipe:
 def load_recipe(template: str) -> Recipe:
     """The recipe of a shipped template's name or a template file. Raises UsageError, TemplateError, MachineError."""
     found = load_template(template)
-    place = Path(found.machine)
-    if place.suffix != ".toml":
-        machine_source = load_machine(found.machine).source
-        return _recipe(template, found, {TEMPLATE_FILE: found.source}, machine_source)
-    if not place.is_absolute() and Path(template).is_file():
-        place = Path(template).parent / place
-    machine = load_machine(place)
+    shipped = files("dicomplan.machine").joinpath("files")
+    beside: dict[str, Traversable | Path] = {
+        path.name: path for path in shipped.iterdir() if path.name.endswith(".csv")
+    }
+    place: Traversable | Path
+    if found.machine in machine_names():
+        machine = load_machine(found.machine)
+        place = shipped.joinpath(f"{found.machine}.toml")
+    else:
+        path = Path(found.machine)
+        if not path.is_absolute() and Path(template).is_file():
+            path = Path(template).parent / path
+        machine = load_machine(path)
+        beside.update({table.name: table for table in sorted(path.parent.glob("*.csv"))})
+        place = path
     text = place.read_bytes().decode("utf-8-sig")
-    # tables that do not lie beside the machine file are shipped ones, and stay where they are
-    tables = {path.name: path.read_bytes().decode("utf-8-sig") for path in sorted(place.parent.glob("*.csv"))}
-    tables = {name: table for name, table in tables.items() if name in text}
-    copied = _with_machine(found)
-    return _recipe(template, found, {TEMPLATE_FILE: copied, _MACHINE_FILE: text, **tables}, machine.source)
+    tables = {name: path.read_bytes().decode("utf-8-sig") for name, path in beside.items() if name in text}
+    return Recipe(
+        name=Path(template).stem if Path(template).suffix in (".yaml", ".yml") else template,
+        template=found,
+        files={TEMPLATE_FILE: _with_machine(found), _MACHINE_FILE: text, **tables},
+        template_sha256=hashlib.sha256(found.source.encode()).hexdigest(),
+        machine_sha256=hashlib.sha256(machine.source.encode()).hexdigest(),
+    )
 
 
 def _with_machine(template: PlanTemplate) -> str:
@@ -61,13 +74,3 @@ def _with_machine(template: PlanTemplate) -> str:
             if parse_template(changed).machine == _MACHINE_FILE:
                 return changed
     raise TemplateError("the machine's file name could not be found in the template's text", hint="write machine: FILE")
-
-
-def _recipe(name: str, template: PlanTemplate, files: dict[str, str], machine: str) -> Recipe:
-    return Recipe(
-        name=Path(name).stem if Path(name).suffix in (".yaml", ".yml") else name,
-        template=template,
-        files=files,
-        template_sha256=hashlib.sha256(template.source.encode()).hexdigest(),
-        machine_sha256=hashlib.sha256(machine.encode()).hexdigest(),
-    )

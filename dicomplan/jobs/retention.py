@@ -15,9 +15,10 @@ _DAY_S = 86400.0
 
 @dataclass(frozen=True)
 class Retention:
-    """Days after the end of a job until its moved input, its result, and its record go; None: never.
+    """Days after the end of a job until its moved input and its result go; None: never.
 
-    A result only goes once it was handed over completely; the record once input and result are gone.
+    A result only goes once it was handed over completely. The job's record stays: it is what keeps the job from running
+    a second time.
     """
 
     processed_days: float | None = None

@@ -112,7 +112,9 @@ def one_template(template: str) -> Rules:
 
 
 def _config(rules: Sequence[Rule]) -> str:
-    return digest([__version__, [[rule.recipe.template_sha256, rule.recipe.machine_sha256] for rule in rules]])
+    parts = [[one.structures, one.descriptions, one.stations, one.structure_set] for one in rules]
+    plans = [[one.recipe.template_sha256, one.recipe.machine_sha256] for one in rules]
+    return digest([__version__, parts, plans])
 
 
 def load_rules(path: Path) -> Rules:

@@ -17,6 +17,7 @@ from dicomplan.jobs import delivering, estimates
 from dicomplan.jobs.accepting import ChangedError, copy_input, sweep_partial
 from dicomplan.jobs.contents import Content
 from dicomplan.jobs.durable import DISK_FULL, NO_PLACE, remove
+from dicomplan.jobs.first_seen import Moment, elapsed_s, present_moment
 from dicomplan.jobs.health import Gauges
 from dicomplan.jobs.inbox import Inbox
 from dicomplan.jobs.inbox_lock import InboxLock
@@ -29,6 +30,7 @@ from dicomplan.jobs.scan import SERVICE_FOLDER
 from dicomplan.jobs.service_log import ServiceLog
 from dicomplan.jobs.store import JobStore
 from dicomplan.jobs.values import ACTIVE, Job, JobFile, NewJob, job_id, job_key
+from dicomplan.jobs.worker import EXIT_NO_PLACE
 
 LEASE_S = 60.0
 """Length of a lease; it is renewed every quarter of it."""
@@ -41,6 +43,8 @@ _LONGEST_POLL_S = 60.0
 _BEAT_EVERY_S = 5.0
 _PROBE_EVERY_S = 15.0
 _RETENTION_EVERY_S = 3600.0
+_UNLISTED = "folders"
+"""Trouble that makes health fail and holds nothing up: a part of the inbox cannot be seen."""
 
 HandOver = Callable[[JobStore, Job], bool]
 """Sends the result of a job; whether everything was taken. Called in a thread of its own, with a store of its own."""
@@ -49,7 +53,8 @@ HandOver = Callable[[JobStore, Job], bool]
 @dataclass(frozen=True, eq=False)
 class Settings:
     """What a watcher runs with. Seconds and bytes; ``mode``: that of result folders; ``receipt``: the time of receipt,
-    seconds since 1970; ``hand_over``: sends results (None: nobody is sent any)."""
+    seconds since 1970; ``moment``: the present, for waits that outlast the service; ``hand_over``: sends results (None:
+    nobody is sent any)."""
 
     inbox: Path
     outbox: Path
@@ -70,6 +75,7 @@ class Settings:
     retention: Retention = field(default_factory=Retention)
     worker: Sequence[str] = WORKER
     receipt: Callable[[], int] = lambda: int(time.time())
+    moment: Callable[[], Moment] = present_moment
     hand_over: HandOver | None = None
 
     @property
@@ -91,6 +97,10 @@ class Service:
         self._outbox = str(settings.outbox)
         self._keep_input = settings.keep_input or not lock.writable
         self._inbox = Inbox(settings.inbox, settings.waits.quiet_s)
+        now, now_s = settings.moment(), time.monotonic()
+        self._inbox.first_seen_s = {
+            sha256: now_s - elapsed_s(then, now) for sha256, then in store.first_seen(str(settings.inbox)).items()
+        }
         self._pool = Pool(
             settings.workers, settings.threads, settings.memory_bytes, settings.timeout_s, settings.worker
         )
@@ -201,7 +211,10 @@ class Service:
             return False
         if not self._looking:
             began, began_cpu = time.monotonic(), time.thread_time()
-            trouble = self._lock.trouble() or self._inbox.scan(now_s).trouble
+            trouble, unlisted = self._lock.trouble(), 0
+            if trouble is None:
+                snapshot = self._inbox.scan(now_s)
+                trouble, unlisted = snapshot.trouble, len(snapshot.unlisted)
             self.gauges.last_scan_s = time.monotonic() - began
             # idle costs less than one hundredth of a core, however many files lie in the inbox
             rest = min(200.0 * (time.thread_time() - began_cpu), _LONGEST_POLL_S)
@@ -210,6 +223,10 @@ class Service:
                 self._trouble("inbox", trouble)
                 return False
             self._clear("inbox")
+            if unlisted:
+                self._trouble(_UNLISTED, f"folders of the inbox that cannot be listed: {unlisted}")
+            else:
+                self._clear(_UNLISTED)
         self._looking = self._inbox.look(now_s, _LOOK_S)
         due = self._inbox.next_due_s(now_s)
         if due is not None:
@@ -250,6 +267,28 @@ class Service:
                 file = JobFile("", item.sha256, "unreadable", item.sha256, item.state.size)
                 self._add_refused([file], f"unreadable: {item.error}", "", "")
         self._refresh()
+        self._note_first_seen(now_s)
+
+    def _note_first_seen(self, now_s: float) -> None:
+        """Keep since when files wait, so that waits go on when the service starts again."""
+        inbox = self._inbox
+        waiting = {one.sha256: name for name, one in inbox.index.items() if one.sha256 not in self._known}
+        new = {sha256: name for sha256, name in waiting.items() if sha256 not in inbox.first_seen_s}
+        # what has not been read yet may be what an earlier process saw
+        gone = [
+            sha256
+            for sha256 in inbox.first_seen_s
+            if sha256 not in waiting and (inbox.is_read() or sha256 in self._known)
+        ]
+        if not new and not gone:
+            return
+        now = self.settings.moment()
+        since_s = {sha256: inbox.since_s(name) for sha256, name in new.items()}
+        moments = {sha256: now.before(now_s - since) for sha256, since in since_s.items()}
+        self._store.note_first_seen(str(self.settings.inbox), moments, gone)
+        inbox.first_seen_s.update(since_s)
+        for sha256 in gone:
+            del inbox.first_seen_s[sha256]
 
     def _with_recalled(self, objects: list[Present], fresh: Sequence[Present]) -> list[Present]:
         """With the input of earlier jobs that a new structure set or a late slice belongs to."""
@@ -275,7 +314,7 @@ class Service:
     # Accepting
 
     def _may_take(self) -> bool:
-        return not self.gauges.trouble and time.monotonic() >= self._paused_until_s
+        return not self.gauges.trouble.keys() - {_UNLISTED} and time.monotonic() >= self._paused_until_s
 
     def _files(self, planned: Sequence[Present], others: Sequence[Present] = ()) -> list[JobFile]:
         return [
@@ -367,8 +406,9 @@ class Service:
         """Files that came later and belong to a job that is there move with it (a copy, an image nobody plans on)."""
         there = {item.container_sha256 for item in self._store.files(job.id)}
         more = [item for item in files if item.container_sha256 not in there]
-        if more or job.moved:
-            self._store.add_files(job.id, more)
+        config = self.settings.rules.config
+        if more or job.moved or job.config != config:
+            self._store.add_files(job.id, more, config)
 
     def _refuse(self, objects: Sequence[Present], reason: str) -> None:
         fresh = [one for one in objects if one.fresh]
@@ -425,24 +465,36 @@ class Service:
             self._clear("place")
         if "outbox" in self.gauges.trouble or now_s >= self._next_probe_s:
             self._next_probe_s = now_s + _PROBE_EVERY_S
-            probe = self.settings.outbox / SERVICE_FOLDER / f".probe-{os.getpid()}"
-            try:
-                delivering.service_folder(self.settings.outbox)
-                probe.write_bytes(b"x")
+            problem = self._probe_outbox()
+            if problem is None:
                 self._clear("outbox")
-            except OSError as error:
-                if error.errno in DISK_FULL:
-                    raise
-                self._trouble("outbox", f"the outbox cannot be written: {error.strerror}")
-            finally:
-                with contextlib.suppress(OSError):
-                    probe.unlink()
+            else:
+                self._trouble("outbox", problem)
+
+    def _probe_outbox(self) -> str | None:
+        """Why the outbox cannot be written; None if it can. Raises OSError if it is full."""
+        probe = self.settings.outbox / SERVICE_FOLDER / f".probe-{os.getpid()}"
+        try:
+            delivering.service_folder(self.settings.outbox)
+            probe.write_bytes(b"x")
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            return f"the outbox cannot be written: {error.strerror}"
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+        return None
 
     # Running
 
     def _start(self, now_s: float) -> None:
         # jobs run on private copies: an inbox that is gone does not hold them up
-        if self.gauges.trouble.keys() - {"inbox"} or time.monotonic() < self._paused_until_s or self._stopping.is_set():
+        if (
+            self.gauges.trouble.keys() - {"inbox", _UNLISTED}
+            or time.monotonic() < self._paused_until_s
+            or self._stopping.is_set()
+        ):
             return
         for job in self._store.claimable(self._outbox):
             if not self._pool.has_room(job):
@@ -476,9 +528,9 @@ class Service:
             self._trouble("disk", "disk full")
             self._pause()
             self._store.hand_back(job, self._owner, delay_s=_FULL_PAUSE_S)
-        elif ended.kind == "outcome" and code == 2:
+        elif code in (2, EXIT_NO_PLACE) and (problem := self._probe_outbox()) is not None:
             # a place that cannot be written: nothing is wrong with the job
-            self._trouble("outbox", ended.error or "the outbox cannot be written")
+            self._trouble("outbox", problem)
             self._store.hand_back(job, self._owner, delay_s=_FULL_PAUSE_S)
         elif ended.kind == "outcome" and code in (0, 5, 6):
             if job in self._store.held(self._owner):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 
 from dicomplan.errors import UsageError
+from dicomplan.jobs.first_seen import Moment
 from dicomplan.jobs.store_place import check_place
 from dicomplan.jobs.values import ACTIVE, MAX_ATTEMPTS, Job, JobFile, NewJob, State
 
@@ -51,6 +52,12 @@ _MIGRATIONS = (
         job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, destination TEXT NOT NULL, file TEXT NOT NULL,
         uid TEXT NOT NULL, sent INTEGER NOT NULL, status TEXT NOT NULL, attempts INTEGER NOT NULL, at_s REAL NOT NULL,
         PRIMARY KEY (job, destination, file)
+    );
+    """,
+    """
+    CREATE TABLE first_seen (
+        inbox TEXT NOT NULL, sha256 TEXT NOT NULL, boot TEXT NOT NULL, boot_s REAL NOT NULL, wall_s REAL NOT NULL,
+        PRIMARY KEY (inbox, sha256)
     );
     """,
 )
@@ -405,22 +412,34 @@ class JobStore:
             (job,),
         )
 
-    def add_files(self, job: str, files: Sequence[JobFile]) -> None:
-        """Add files that move with a job; its input is to be moved (again)."""
+    def add_files(self, job: str, files: Sequence[JobFile], config: str) -> None:
+        """Add files that move with a job; its input is to be moved (again). ``config``: under which the job is known now."""
         with self._change() as base:
             base.executemany(
                 "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, 0)",
                 [(job, f.uid, f.sha256, f.kind, f.container_sha256, f.size) for f in files],
             )
-            base.execute("UPDATE jobs SET moved = 0 WHERE id = ?", (job,))
+            base.execute("UPDATE jobs SET moved = 0, config = ? WHERE id = ?", (config, job))
 
     def set_moved(self, job: str) -> None:
         """Note that the input of an ended job has been moved out of the inbox (or is left there on purpose)."""
         self._update("UPDATE jobs SET moved = 1 WHERE id = ?", (job,))
 
-    def forget(self, job: str) -> None:
-        """Remove an ended job and what it knows of its files."""
-        self._update(f"DELETE FROM jobs WHERE id = ? AND state NOT IN {ACTIVE}", (job,))
+    # Waiting
+
+    def first_seen(self, inbox: str) -> dict[str, Moment]:
+        """When each waiting file of an inbox was first seen, by the SHA-256 of its content."""
+        rows = self._base.execute("SELECT sha256, boot, boot_s, wall_s FROM first_seen WHERE inbox = ?", (inbox,))
+        return {sha256: Moment(boot, boot_s, wall_s) for sha256, boot, boot_s, wall_s in rows}
+
+    def note_first_seen(self, inbox: str, new: Mapping[str, Moment], gone: Iterable[str]) -> None:
+        """Keep when files were first seen, by the SHA-256 of their content; ``gone``: those that wait no longer."""
+        with self._change() as base:
+            base.executemany("DELETE FROM first_seen WHERE inbox = ? AND sha256 = ?", [(inbox, one) for one in gone])
+            base.executemany(
+                "INSERT INTO first_seen VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [(inbox, sha256, at.boot, at.boot_s, at.wall_s) for sha256, at in new.items()],
+            )
 
     # Handing over
 

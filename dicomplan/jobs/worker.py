@@ -19,13 +19,15 @@ from pathlib import Path
 from dicomplan.errors import DicomplanError
 from dicomplan.jobs.accepting import INPUT_FOLDER, JOB_FILE
 from dicomplan.jobs.clean import reason_of_job
-from dicomplan.jobs.durable import DISK_FULL, write_document
+from dicomplan.jobs.durable import DISK_FULL, NO_PLACE, write_document
 from dicomplan.jobs.recipes import TEMPLATE_FILE
 
 OUTCOME_FILE = "outcome.json"
 RESULT_FOLDER = "result"
 EXIT_DISK_FULL = 75
 """Exit code of a worker that found the disk full (EX_TEMPFAIL of sysexits.h)."""
+EXIT_NO_PLACE = 74
+"""Exit code of a worker that could not read or write a file for a reason that may lie in its place (EX_IOERR)."""
 MEMORY_VARIABLE = "DICOMPLAN_WORKER_MEMORY_BYTES"
 """Environment variable with the memory that a worker may take for data, bytes."""
 _PR_SET_PDEATHSIG = 1
@@ -35,7 +37,10 @@ Plan = Callable[[Path, str, Path], int]
 
 
 def main(arguments: Sequence[str], plan: Plan | None = None) -> int:
-    """Run one job; returns the exit code of ``dicomplan plan``, or ``EXIT_DISK_FULL``. ``plan``: another way to plan (tests)."""
+    """Run one job; returns the exit code of ``dicomplan plan``, ``EXIT_DISK_FULL`` or ``EXIT_NO_PLACE``.
+
+    ``plan``: another way to plan (tests).
+    """
     job, out = Path(arguments[0]), Path(arguments[1])
     _die_with_parent()
     _bound_memory()
@@ -54,15 +59,21 @@ def main(arguments: Sequence[str], plan: Plan | None = None) -> int:
     except MemoryError:
         code, error = 8, "not enough memory"
     except OSError as problem:
-        code = EXIT_DISK_FULL if problem.errno in DISK_FULL else 1
+        code = _code_of(problem)
         error = "disk full" if code == EXIT_DISK_FULL else reason_of_job(problem, hidden, (job, out))
     except Exception as problem:
         code, error = 1, reason_of_job(problem, hidden, (job, out))
     try:
         write_document(out / OUTCOME_FILE, {"schema": 1, "exit_code": code, "error": error})
     except OSError as problem:
-        return EXIT_DISK_FULL if problem.errno in DISK_FULL else 1
+        return _code_of(problem)
     return code
+
+
+def _code_of(error: OSError) -> int:
+    if error.errno in DISK_FULL:
+        return EXIT_DISK_FULL
+    return EXIT_NO_PLACE if error.errno in NO_PLACE else 1
 
 
 def _plan(study: Path, template: str, result: Path) -> int:
