@@ -1,6 +1,7 @@
 """A worker for tests and ``tools/chaos``: reads the study as planning does, but writes a dose that costs nothing.
 
-What it does with a study stands in the study's own StudyID: ``crash``, ``hang``, ``memory``, ``code`` N, ``slow`` S.
+What it does with a study stands in its own StudyID: ``crash``, ``hang``, ``memory``, ``code`` N, ``slow`` S, ``errno`` N,
+``usage`` TEXT.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dicomplan.dicom.identity import Identity
 from dicomplan.dicom.read import read_study
 from dicomplan.dicom.write_dose import write_dose
 from dicomplan.dose.volume import DoseVolume
+from dicomplan.errors import UsageError
 from dicomplan.jobs.worker import main
 from dicomplan.plan.library import load_template
 from dicomplan.workflow.clock import creation_time
@@ -53,6 +55,10 @@ def misbehave(word: str, value: str) -> None:
         os._exit(int(value))
     if word == "raise":
         raise ZeroDivisionError(value)
+    if word == "usage":
+        raise UsageError(value)
+    if word == "errno":
+        raise OSError(int(value), os.strerror(int(value)))
     if word == "memory":
         kept = []
         while True:

@@ -188,8 +188,11 @@ def rs(
     patient: str = "P",
     high_mm: float = 20.0,
     hurried: bool = False,
+    whole: bool = True,
 ) -> Present:
-    refers = StructureReferences(images, frozenset({series}), frozenset({"F"}), (-9, -9, 2), (9, 9, high_mm), (), name)
+    refers = StructureReferences(
+        images, frozenset({series}), frozenset({"F"}), (-9, -9, 2), (9, 9, high_mm), (), name, whole
+    )
     content = Content(name, f"h{name}", "RTSTRUCT", f"RS{name}", "T", "F", patient, 1, None, refers)
     return Present(content, f"d/{name}", content.sha256, since, fresh, hurried=hurried)
 
@@ -210,6 +213,35 @@ def test_a_complete_study_is_ready_in_any_order_once_it_is_quiet() -> None:
         ready = only(decide(objects, 20.0, WAITS))
         assert isinstance(ready, Ready)
         assert {one.content.uid for one in ready.slices} == ALL
+
+
+def test_a_structure_set_that_may_be_cut_short_is_waited_for_then_left_to_the_reader() -> None:
+    waiting = only(decide([*TEN, rs(images=ALL, whole=False)], 99.0, WAITS))
+    assert isinstance(waiting, Waiting)
+    assert waiting.reason == "the structure set may be cut short"
+    assert isinstance(only(decide([*TEN, rs(images=ALL, whole=False)], 100.0, WAITS)), Ready)
+
+
+def test_a_structure_set_cut_anywhere_is_unreadable_or_not_whole(tmp_path: Path) -> None:
+    folder = write_tiny_study(tmp_path / "study")
+    data = (folder / "RS.dcm").read_bytes()
+    # between and within the headers of the elements at the top, where a cut file still reads as one
+    places = [data.index(bytes.fromhex(tag)) for tag in ("06302000", "06303900", "06308000")]
+    read = 0
+    for place in places:
+        for cut in range(place, place + 12):
+            (tmp_path / "cut.dcm").write_bytes(data[:cut])
+            try:
+                (found,) = read_contents(tmp_path / "cut.dcm").objects
+            except InputError:
+                continue
+            read += 1
+            assert found.structures is not None
+            assert not found.structures.whole
+    assert read > 0
+    (found,) = read_contents(folder / "RS.dcm").objects
+    assert found.structures is not None
+    assert found.structures.whole
 
 
 def test_missing_images_are_waited_for_then_refused_by_number() -> None:

@@ -215,6 +215,8 @@ def test_kept_input_is_remembered_and_a_new_template_plans_it_again(tmp_path: Pa
         ("code 9", "the worker ended with code 9 and no outcome"),
         ("raise x", "unexpected ZeroDivisionError at jobs_worker.py:"),
         ("memory", "not enough memory"),
+        ("usage no codec", "no codec"),
+        ("errno 30", "unexpected OSError at jobs_worker.py:"),
     ],
 )
 def test_a_job_that_dies_fails_after_three_attempts_and_harms_nobody(

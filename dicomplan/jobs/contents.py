@@ -19,6 +19,8 @@ from dicomplan.errors import InputError
 
 _PIECE = 1024 * 1024
 
+_SEQUENCES = ("StructureSetROISequence", "ROIContourSequence", "RTROIObservationsSequence")
+
 Vector = tuple[float, float, float]
 
 
@@ -35,7 +37,11 @@ class SliceGeometry:
 
 @dataclass(frozen=True)
 class StructureReferences:
-    """What an RTSTRUCT says: UIDs it refers to, corners (mm) of the box of its contours, and its names."""
+    """What an RTSTRUCT says: UIDs it refers to, corners (mm) of the box of its contours, and its names.
+
+    ``whole``: it has every sequence that none may be without (type 1 of PS3.3 A.19.3: C.8.8.5, C.8.8.6, C.8.8.8); else it
+    may be cut short between two elements, which nothing else in the file tells.
+    """
 
     images: frozenset[str]
     series: frozenset[str]
@@ -44,6 +50,7 @@ class StructureReferences:
     high_mm: Vector | None
     names: tuple[str, ...]
     label: str
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,4 +194,5 @@ def _structures(dataset: Dataset, file: str) -> StructureReferences:
         high_mm=_vector(high) if drawn else None,
         names=names,
         label=at.text(dataset, "StructureSetLabel"),
+        whole=all(name in dataset for name in _SEQUENCES),
     )

@@ -183,6 +183,8 @@ def _of_set(one: Present, slices: _Slices, now_s: float, waits: Waits, busy_fold
     newest = max(item.since_s for item in fresh)
     quiet = now_s - newest >= waits.quiet_s or all(item.hurried for item in fresh)
     late = now_s - newest >= waits.give_up_s
+    if not refers.whole and not late:
+        return Waiting(members, "the structure set may be cut short")
     if len(series) > 1:
         reason = f"{len(series)} CT series could be meant by the structure set"
         return Refused(fresh, reason) if late else Waiting(members, reason)

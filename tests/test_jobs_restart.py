@@ -1,0 +1,124 @@
+"""What a watcher knows of the one before it: waits that go on, rules that changed, places that cannot be written."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from jobs_helpers import Watcher, copied, study, template_file
+
+from dicomplan.jobs.first_seen import Moment, elapsed_s, present_moment
+from dicomplan.jobs.readiness import Waits
+from dicomplan.jobs.rules import load_rules
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that tests copy."""
+    return study(tmp_path_factory.mktemp("made") / "study", "one")
+
+
+def test_within_one_run_of_the_machine_no_clock_that_is_set_counts() -> None:
+    then = Moment("b", 100.0, 1e9)
+    assert elapsed_s(then, Moment("b", 160.0, 1e9 - 1e8)) == 60.0
+    assert elapsed_s(then, Moment("b", 160.0, 1e9 + 1e8)) == 60.0
+    # after a reboot the wall clock is all there is, and time never runs backwards
+    assert elapsed_s(then, Moment("c", 5.0, 1e9 + 600.0)) == 600.0
+    assert elapsed_s(then, Moment("c", 5.0, 1e9 - 600.0)) == 0.0
+    assert elapsed_s(Moment("", 0.0, 1e9), Moment("", 0.0, 1e9 + 7.0)) == 7.0
+    assert elapsed_s(then.before(40.0), then) == 40.0
+    assert 0.0 <= elapsed_s(present_moment(), present_moment()) < 5.0
+
+
+def test_waits_go_on_when_the_service_starts_again(tmp_path: Path, made: Path) -> None:
+    begin = present_moment()
+    now = [begin]
+
+    def start() -> Watcher:
+        return Watcher(tmp_path, waits=Waits(0.3, 600.0, 600.0), moment=lambda: now[0])
+
+    watcher = start()
+    shutil.copy(made / "RS.dcm", watcher.inbox / "RS.dcm")
+    other = study(tmp_path / "other", "other")
+    (other / "RS.dcm").unlink()
+    copied(other, watcher.inbox / "images")
+    first = next(path for path in sorted(made.iterdir()) if path.name != "RS.dcm")
+    (watcher.inbox / "half.dcm").write_bytes(first.read_bytes()[:900])
+    watcher.until(lambda: len(watcher.store.first_seen(str(watcher.inbox))) == 14)
+    watcher.store.close()
+    # 500 s later by the clock since boot; somebody has set the wall clock three years on
+    now[0] = Moment(begin.boot, begin.boot_s + 500.0, begin.wall_s + 1e8)
+    watcher = start()
+    watcher.until(lambda: watcher.service._inbox.is_read() and len(watcher.service._inbox.index) == 14)
+    watcher.turn(20)
+    assert watcher.states() == []
+    watcher.store.close()
+    now[0] = Moment(begin.boot, begin.boot_s + 700.0, begin.wall_s - 1e8)
+    watcher = start()
+    assert sorted(str(job.error).partition(":")[0] for job in watcher.settle(3)) == [
+        "12 of the 12 images that the structure set refers to are missing",
+        "no structure set came for these images",
+        "unreadable",
+    ]
+    # what waits no longer is forgotten: handed in again, it waits anew
+    watcher.until(lambda: watcher.store.first_seen(str(watcher.inbox)) == {})
+    shutil.copy(made / "RS.dcm", watcher.inbox / "RS.dcm")
+    watcher.until(lambda: len(watcher.store.first_seen(str(watcher.inbox))) == 1)
+    watcher.turn(20)
+    assert len(watcher.store.jobs()) == 3
+
+
+def rules_file(folder: Path, condition: str) -> Path:
+    template_file(folder)
+    path = folder / "rules.yaml"
+    path.write_text(f"dicomplan: 1\nrules:\n  - {{{condition}, template: tiny.yaml}}\n")
+    return path
+
+
+def test_rules_that_changed_look_at_kept_input_again(tmp_path: Path, made: Path) -> None:
+    watcher = Watcher(tmp_path, keep_input=True, rules=load_rules(rules_file(tmp_path, "structures: [Brain]")))
+    copied(made, watcher.inbox / "s")
+    watcher.until(lambda: watcher.states() == ["refused"])
+    watcher.store.close()
+    watcher = Watcher(tmp_path, keep_input=True, rules=load_rules(rules_file(tmp_path, "structures: [PTV_7000]")))
+    watcher.until(lambda: watcher.states() == ["refused", "done"])
+
+
+def test_rules_that_changed_plan_nothing_twice(tmp_path: Path, made: Path) -> None:
+    watcher = Watcher(tmp_path, rules=load_rules(rules_file(tmp_path, "structures: [PTV_7000]")))
+    copied(made, watcher.inbox / "s")
+    (job,) = watcher.settle(1)
+    watcher.store.close()
+    # the same template for the same study, by another condition
+    watcher = Watcher(tmp_path, rules=load_rules(rules_file(tmp_path, 'station: ["*"]')))
+    copied(made, watcher.inbox / "again")
+    watcher.until(lambda: not watcher.left())
+    assert [one.id for one in watcher.settle(1)] == [job.id]
+
+
+def test_a_worker_that_cannot_write_the_outbox_costs_no_attempt(tmp_path: Path, monkeypatch) -> None:
+    watcher = Watcher(tmp_path)
+    study(watcher.inbox / "s", "s", study_id="errno 30")
+    with monkeypatch.context() as patch:
+        patch.setattr(watcher.service, "_probe_outbox", lambda: "the outbox cannot be written: Read-only file system")
+        # the probe that comes round by itself must not stop the job before it begins
+        patch.setattr(watcher.service, "_check_places", lambda now_s: None)
+        watcher.until(lambda: "outbox" in watcher.service.gauges.trouble)
+        (job,) = watcher.store.jobs()
+        assert (job.state, job.attempts) == ("waiting", 0)
+    watcher.until(lambda: not watcher.service.gauges.trouble)
+
+
+def test_a_folder_that_cannot_be_listed_is_told_and_holds_nobody_up(tmp_path: Path, made: Path, monkeypatch) -> None:
+    watcher = Watcher(tmp_path)
+    scan = watcher.service._inbox.scan
+    monkeypatch.setattr(watcher.service._inbox, "scan", lambda now_s: replace(scan(now_s), unlisted=("x",)))
+    copied(made, watcher.inbox / "s")
+    (job,) = watcher.settle(1)
+    assert job.state == "done"
+    healthy, document = watcher.service.gauges.health()
+    assert not healthy
+    assert document["trouble"] == {"folders": "folders of the inbox that cannot be listed: 1"}
+    assert watcher.service.gauges.metrics().count("dicomplan_healthy 0") == 1
