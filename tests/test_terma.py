@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from collapsed_cone_cases import beam, box, frame, rectangle
-from twins.collapsed_cone_twins import path_length
+from twins.collapsed_cone_twins import path_length, sharpened
 
 from dicomplan.dose import _kernels_terma as kernels
 from dicomplan.dose.kernel_fit import fine_spectrum
@@ -85,6 +85,27 @@ def test_field_edges_within_voxels_keep_the_photons(angles, sharpen):
     energy = ((result.primary + result.scatter) * cosine**-2)[slab].sum(dtype=np.float64) * 0.4**3
     expected = 4.0 * 3.1 * 8.0 * mu * electron * 2.0 * GY_G_PER_MEV
     assert energy == pytest.approx(expected, rel=4e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sharper_edges_against_pairs_of_voxels(seed):
+    random = np.random.default_rng(seed)
+    shape = tuple(random.integers(1, 6, size=3))
+    released = random.uniform(0.0, 1.0, size=shape).astype(np.float32)
+    electron = random.choice([0.001, 0.26, 1.0, 1.7], size=shape).astype(np.float32)
+    result = np.empty_like(released)
+    kernels.sharpen(released, electron, 0.28, 0.03, result)
+    expected = sharpened(released, electron, 0.28, 0.03)
+    assert result == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    assert result.sum(dtype=np.float64) == pytest.approx(released.sum(dtype=np.float64), rel=1e-5, abs=1e-3)
+
+
+def test_sharper_edges_leave_steps_of_density_alone():
+    """Equal energy per electron everywhere: nothing to sharpen, whatever the densities."""
+    electron = np.random.default_rng(1).uniform(0.001, 2.0, size=(4, 5, 6)).astype(np.float32)
+    result = np.empty_like(electron)
+    kernels.sharpen(0.7 * electron, electron, 0.28, 0.03, result)
+    assert result == pytest.approx(0.7 * electron, rel=1e-5)
 
 
 @pytest.mark.parametrize(

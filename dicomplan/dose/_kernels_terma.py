@@ -11,6 +11,8 @@ from dicomplan.kernel_cache import kernel
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 
+_THIN = np.float32(1e-6)  # electron density of no medium
+
 
 @kernel()
 def _integral(cumulative: FloatArray, x: float, y: float) -> float:
@@ -33,16 +35,6 @@ def _box_mean(cumulative: FloatArray, x: float, y: float, half_x: float, half_y:
     total = _integral(cumulative, x2, y2) - _integral(cumulative, x1, y2)
     total += _integral(cumulative, x1, y1) - _integral(cumulative, x2, y1)
     return total / (4.0 * half_x * half_y)
-
-
-@kernel()
-def _around(cumulative: FloatArray, x: float, y: float, half_x: float, half_y: float, away: float) -> float:
-    """Sum of the means over the four boxes ``away`` half widths beside a box, along x and y."""
-    total = _box_mean(cumulative, x - away * half_x, y, half_x, half_y)
-    total += _box_mean(cumulative, x + away * half_x, y, half_x, half_y)
-    total += _box_mean(cumulative, x, y - away * half_y, half_x, half_y)
-    total += _box_mean(cumulative, x, y + away * half_y, half_x, half_y)
-    return total
 
 
 @kernel()
@@ -141,8 +133,6 @@ def terma(
     depth_step: float,
     tables: FloatArray,
     energies: FloatArray,
-    near: float,
-    far: float,
     softening: float,
     primary: Float32Array,
     scatter: Float32Array,
@@ -154,16 +144,14 @@ def terma(
     ``axes`` (3, 3): x, y, z axis of the beam limiting device in local coordinates. ``tables`` (rows, depths) over the
     water-equivalent path: primary, scatter, their extra release per fraction of bone (2 rows), log attenuation
     per g/cm2 of bone (1 row). ``energies`` (3 + materials, bins): photons x energy x Gy per MeV/g, primary
-    fraction, attenuation of water, and of each material beyond its electrons. ``near`` times the second differences of
-    the mean fluence from box to box are taken off, ``far`` times those to the next but one put back. ``softening`` (per mm):
-    paths count 1 + softening x radius in the isocentre plane times.
+    fraction, attenuation of water, and of each material beyond its electrons. ``softening`` (per mm): paths count
+    1 + softening x radius in the isocentre plane times.
     """
     nz, ny, nx = mass.shape
     materials = excess.shape[0]
     width_x = np.sqrt((axes[0, 0] * step[0]) ** 2 + (axes[0, 1] * step[1]) ** 2 + (axes[0, 2] * step[2]) ** 2)
     width_y = np.sqrt((axes[1, 0] * step[0]) ** 2 + (axes[1, 1] * step[1]) ** 2 + (axes[1, 2] * step[2]) ** 2)
     last = tables.shape[1] - 2
-    reach = 5.0 if near > 0.0 or far > 0.0 else 1.0
     for z in prange(nz):
         paths = np.empty(1 + materials)
         local = np.empty(materials)
@@ -182,19 +170,15 @@ def terma(
                 py = (r0 * axes[1, 0] + r1 * axes[1, 1] + r2 * axes[1, 2]) * scale
                 half_x, half_y = 0.5 * width_x * scale, 0.5 * width_y * scale
                 if (
-                    px + reach * half_x <= open_range[0]
-                    or px - reach * half_x >= open_range[1]
-                    or py + reach * half_y <= open_range[2]
-                    or py - reach * half_y >= open_range[3]
+                    px + half_x <= open_range[0]
+                    or px - half_x >= open_range[1]
+                    or py + half_y <= open_range[2]
+                    or py - half_y >= open_range[3]
                 ):
                     continue
                 cx, cy = (px - plane_origin[0]) / plane_step[0], (py - plane_origin[1]) / plane_step[1]
                 hx, hy = half_x / plane_step[0], half_y / plane_step[1]
                 opening = _box_mean(cumulative, cx, cy, hx, hy)
-                if reach > 1.0:
-                    mean = opening
-                    opening += near * (4.0 * mean - _around(cumulative, cx, cy, hx, hy, 2.0))
-                    opening -= far * (4.0 * mean - _around(cumulative, cx, cy, hx, hy, 4.0))
                 if opening == 0.0:
                     continue
                 _trace(mass, electron, start, step, source, target, knots, excess, paths)
@@ -245,3 +229,45 @@ def terma(
                     total_s *= bone
                 primary[z, y, x] = fluence * total_p
                 scatter[z, y, x] = fluence * total_s
+
+
+@kernel()
+def _passed(released: Float32Array, electron: Float32Array, z: int, y: int, x: int, k: int, j: int, i: int) -> float:
+    """Difference of the energy released per electron between a voxel and another, times their mean density;
+    0 beyond the grid."""
+    planes, rows, columns = released.shape
+    if k < 0 or k >= planes or j < 0 or j >= rows or i < 0 or i >= columns:
+        return 0.0
+    own, other = max(electron[z, y, x], _THIN), max(electron[k, j, i], _THIN)
+    value: float = 0.5 * (own + other) * (released[z, y, x] / own - released[k, j, i] / other)
+    return value
+
+
+@kernel(parallel=True)
+def sharpen(
+    released: Float32Array,
+    electron: Float32Array,
+    near: float,
+    far: float,
+    out: Float32Array,
+) -> None:
+    """Energy released (z, y, x) with steeper edges, into ``out``; the sum stays.
+
+    Each voxel takes ``near`` times the difference of the energy per electron to the next voxels along the three axes, times
+    the mean of the two densities, from them, and gives ``far`` times that to the next but one. Nothing passes the
+    grid's outside.
+    """
+    planes, rows, columns = released.shape
+    for z in prange(planes):
+        for y in range(rows):
+            for x in range(columns):
+                total = float(released[z, y, x])
+                for away, weight in ((1, near), (2, -far)):
+                    passed = _passed(released, electron, z, y, x, z - away, y, x)
+                    passed += _passed(released, electron, z, y, x, z + away, y, x)
+                    passed += _passed(released, electron, z, y, x, z, y - away, x)
+                    passed += _passed(released, electron, z, y, x, z, y + away, x)
+                    passed += _passed(released, electron, z, y, x, z, y, x - away)
+                    passed += _passed(released, electron, z, y, x, z, y, x + away)
+                    total += weight * passed
+                out[z, y, x] = total

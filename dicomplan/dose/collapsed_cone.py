@@ -40,7 +40,8 @@ CONES = 96
 """Number of cone directions of the final dose."""
 
 SHARPEN = (17.0 / 60.0, 7.0 / 240.0)
-"""Shares of the fluence's second differences to the next voxels, and back to the ones after, taken off before the transport.
+"""Shares of the differences of the energy released per electron to the next voxels, and back to the ones after, that are
+taken off before the transport.
 
 Energy is released evenly within a voxel, voxels give it to the lines, and the lines their dose to voxels, by linear
 weights: at a phase w per voxel the wave is (sin(w/2) / (w/2))^5 of itself on average, where the mean over a voxel alone

@@ -134,8 +134,9 @@ def terma(
     the coefficients of water, plus what bone, titanium and gold attenuate beyond their electrons. Outside of the
     density's grid there is nothing. The fluence is that of an isotropic point source: per cm2 square to the ray it
     falls with the inverse square of the distance. Off the axis the path counts 1 + softening x radius times.
-    ``sharpen``: how much of the fluence's second differences to the next voxels is taken off, and of those to the ones after
-    put back, for a transport that blurs the edges it gets; the sum stays, voxels just outside an edge go below 0.
+    ``sharpen``: shares of the differences to the next voxels, and to the ones after, that edges are steepened by, for a
+    transport that blurs those it gets: of the field as of the shadows of lung and bone. The sum stays, voxels just outside
+    an edge go below 0.
     """
     from dicomplan.dose import _kernels_terma
 
@@ -175,12 +176,15 @@ def terma(
             _DEPTH_STEP_CM,
             depth_tables(spectrum),
             spectrum,
-            *sharpen,
             beam.softening_per_mm,
             primary,
             scatter,
             kept,
         )
+    if sharpen != (0.0, 0.0):
+        for volume in (primary, scatter):
+            blunt = volume.copy()
+            _kernels_terma.sharpen(blunt, electron, *sharpen, volume)
     return Terma(grid, primary, scatter, kept, electron)
 
 
