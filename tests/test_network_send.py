@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import threading
-import time
-import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pydicom
 import pytest
-from dicom_helpers import program, write_all, write_tiny_study
+from dicom_helpers import program
+from network_helpers import Storing, free_port, orthanc, read_back, result_folder, stored_in, wait_for_port
 
 from dicomplan.cli.main import main
-from dicomplan.dicom.read import read_study
 from dicomplan.errors import UsageError
 from dicomplan.network.destination import destination, result_files
 from dicomplan.network.sending import send
@@ -25,36 +22,7 @@ from dicomplan.network.sending import send
 
 @pytest.fixture
 def result(tmp_path: Path) -> Path:
-    """A folder that looks like a result of ``plan``."""
-    study = read_study((write_tiny_study(tmp_path / "study"),))
-    made = tmp_path / "made"
-    write_all(made, study)
-    folder = tmp_path / "result"
-    folder.mkdir()
-    for old, new in (("RS", "RTSTRUCT"), ("RP", "RTPLAN"), ("RD", "RTDOSE"), ("RD_1", "RTDOSE_1")):
-        shutil.copy(made / f"{old}.dcm", folder / f"{new}.dcm")
-    # four objects need four identifiers
-    for number, name in enumerate(("RTDOSE", "RTDOSE_1")):
-        dataset = pydicom.dcmread(folder / f"{name}.dcm")
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"2.25.77{number}"
-        dataset.save_as(folder / f"{name}.dcm")
-    (folder / "plan.json").write_text(json.dumps({"schema": 1, "dicomplan": "t", "status": "accepted"}))
-    return folder
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def wait_for_port(port: int) -> None:
-    for _ in range(300):
-        with socket.socket() as one:
-            if one.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"nobody listens on {port}")
+    return result_folder(tmp_path / "result")
 
 
 @pytest.mark.parametrize(
@@ -102,30 +70,8 @@ def test_nobody_there(result: Path) -> None:
     assert waits == [2.0, 4.0]  # growing pauses
 
 
-class _Storing:
-    """A pynetdicom receiver that answers each C-STORE with the next status of a list, then 0."""
-
-    def __init__(self, statuses: list[int]) -> None:
-        from pynetdicom import AE, AllStoragePresentationContexts, evt
-
-        self.received: list[str] = []
-        entity = AE(ae_title="STORE")
-        entity.supported_contexts = AllStoragePresentationContexts
-
-        def store(event: object) -> int:
-            status = statuses.pop(0) if statuses else 0
-            if status in (0, 0xB000):
-                self.received.append(str(event.request.AffectedSOPInstanceUID))  # type: ignore[attr-defined]
-            return status
-
-        self.port = free_port()
-        self.server = entity.start_server(
-            ("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
-        )
-
-
 def test_a_refusal_is_tried_again_from_where_it_ended(result: Path) -> None:
-    storing = _Storing([0, 0xA700, 0xB000])
+    storing = Storing([0, 0xA700, 0xB000])
     try:
         files, _ = result_files(result)
         sent = send(files, destination(f"STORE@127.0.0.1:{storing.port}"), wait=lambda _: None)
@@ -141,7 +87,7 @@ def test_a_refusal_is_tried_again_from_where_it_ended(result: Path) -> None:
 
 
 def test_a_plan_that_is_not_taken_ends_the_sending(result: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    storing = _Storing([0, 0xC000, 0xC000])
+    storing = Storing([0, 0xC000, 0xC000])
     try:
         code = main(["send", str(result), f"STORE@127.0.0.1:{storing.port}", "--attempts", "1", "--json"])
     finally:
@@ -213,43 +159,30 @@ def test_dcmtk_stores_what_was_sent(result: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_orthanc_takes_results_by_both_ways_and_a_second_time(result: Path, tmp_path: Path) -> None:
-    dicom, http = free_port(), free_port()
-    plugins = next(iter(Path("/usr").glob("**/libOrthancDicomWeb.so*")), None)
-    configuration = {
-        "StorageDirectory": str(tmp_path / "db"),
-        "IndexDirectory": str(tmp_path / "db"),
-        "DicomPort": dicom,
-        "HttpPort": http,
-        "DicomAet": "ORTHANC",
-        "RemoteAccessAllowed": False,
-        "Plugins": [str(plugins)] if plugins else [],
-        "DicomAlwaysAllowStore": True,
-    }
-    (tmp_path / "orthanc.json").write_text(json.dumps(configuration))
-    server = subprocess.Popen(
-        [program("Orthanc"), str(tmp_path / "orthanc.json")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_for_port(dicom)
-        wait_for_port(http)
+def test_orthanc_takes_results_by_c_store_and_a_second_time(result: Path, tmp_path: Path) -> None:
+    with orthanc(tmp_path) as (dicom, http):
         uids = {str(pydicom.dcmread(path).SOPInstanceUID) for path in result.glob("RT*.dcm")}
         for _ in range(2):  # sending again, as after a crash, makes no second copy
             assert main(["send", str(result), f"ORTHANC@127.0.0.1:{dicom}"]) == 0
-        assert _instances(http) == uids
-        if plugins:
+        assert stored_in(http) == uids
+        for path in result.glob("RT*.dcm"):
+            assert read_back(http, str(pydicom.dcmread(path).SOPInstanceUID)) == pydicom.dcmread(path)
+
+
+@pytest.mark.integration
+def test_orthanc_takes_results_by_stow(result: Path, tmp_path: Path) -> None:
+    with orthanc(tmp_path, dicomweb=True) as (_, http):
+        uids = {str(pydicom.dcmread(path).SOPInstanceUID) for path in result.glob("RT*.dcm")}
+        for _ in range(2):
             assert main(["send", str(result), f"http://127.0.0.1:{http}/dicom-web"]) == 0
-            assert _instances(http) == uids
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _instances(port: int) -> set[str]:
-    def get(place: str) -> object:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{place}", timeout=10) as answer:
-            return json.loads(answer.read())
-
-    found = get("/instances")
-    assert isinstance(found, list)
-    return {get(f"/instances/{one}")["MainDicomTags"]["SOPInstanceUID"] for one in found}  # type: ignore[index]
+            assert stored_in(http) == uids
+        for path in result.glob("RT*.dcm"):
+            assert read_back(http, str(pydicom.dcmread(path).SOPInstanceUID)) == pydicom.dcmread(path)
+        # what is no DICOM object for it is refused, and said so
+        broken = tmp_path / "broken.dcm"
+        shutil.copy(result / "RTDOSE.dcm", broken)
+        dataset = pydicom.dcmread(broken)
+        del dataset.StudyInstanceUID, dataset.SeriesInstanceUID
+        dataset.save_as(broken)
+        assert main(["send", str(broken), f"http://127.0.0.1:{http}/dicom-web"]) == 1
+        assert stored_in(http) == uids

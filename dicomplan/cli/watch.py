@@ -181,8 +181,11 @@ def _hand_over(options: argparse.Namespace) -> Any:
         return None
     from dicomplan.cli.send import recording
     from dicomplan.network.destination import destination
+    from dicomplan.network.sending import check_parts
 
     targets = [destination(text) for text in options.send]
+    for target in targets:
+        check_parts(target)
     return recording(targets, include_failed=options.include_failed)
 
 

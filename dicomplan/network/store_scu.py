@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from dicomplan.errors import UsageError
 from dicomplan.network.destination import Destination, Report, ResultFile, Sent
 
 CALLING_TITLE = "DICOMPLAN"
 _TIMEOUT_S = 30.0
 # Warnings of PS3.4 B.2.3: stored, with elements coerced or discarded.
 _WARNINGS = (0xB000, 0xB006, 0xB007)
-_LEFT_TO_TRY_AGAIN = (0xA700,)  # out of resources (0xA7xx)
 
 
 def c_store(
@@ -28,12 +26,10 @@ def c_store(
     """Send files in their order; a file that is not taken ends the sending (a plan without its structures is of no use).
 
     Files are sent as they are, in their own transfer syntax. ``attempts`` associations are tried, each continuing where
-    the last one ended. Raises UsageError where pynetdicom is not installed.
+    the last one ended. pynetdicom must be installed.
     """
-    try:
-        from pynetdicom import AE
-    except ImportError as error:
-        raise UsageError("C-STORE needs pynetdicom", hint="pip install 'dicomplan[network]'") from error
+    from pynetdicom import AE
+
     entity = AE(ae_title=calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = _TIMEOUT_S
     for sop_class, syntax in sorted({(one.sop_class_uid, one.transfer_syntax_uid) for one in files}):
