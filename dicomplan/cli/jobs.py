@@ -83,7 +83,7 @@ def show_job(options: argparse.Namespace, session: Session) -> int:
             for one in sent
         ],
     }
-    rows = [(key, str(value)) for key, value in job.document().items() if value is not None]
+    rows = [_row(key, value) for key, value in job.document().items() if value is not None]
     kinds = sorted({one.kind for one in files})
     rows.append(("inputs", ", ".join(f"{sum(one.kind == kind for one in files)} {kind}" for kind in kinds)))
     rows += [(f"{one.file} to {one.destination}", printable(one.status)) for one in sent]
@@ -115,6 +115,14 @@ def cancel_job(options: argparse.Namespace, session: Session) -> int:
 def _told(job: Job, session: Session) -> int:
     session.result(f"{job.id}: {job.state}", {"schema": 1, "job": job.document()})
     return 0
+
+
+def _row(key: str, value: object) -> tuple[str, str]:
+    if key.endswith("_s") and isinstance(value, int | float):
+        return key.removesuffix("_s"), _time(value)
+    if isinstance(value, bool):
+        return key.replace("_", " "), "yes" if value else "no"
+    return key.replace("_", " "), printable(str(value))
 
 
 def _time(seconds: float) -> str:
