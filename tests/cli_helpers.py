@@ -38,6 +38,7 @@ class PlanRequest:
     bridge: bool = False
     max_study_size: int = 20 * 10**9
     time_limit_s: float | None = None
+    explore: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,12 @@ def stand_in(*, exit_code: int = 0, status: str = "accepted", error: BaseExcepti
         if error is not None:
             raise error
         goals = [{**goal, "ideal": 25.0, "achieved": 46.125, "unit": "Gy"} for goal in GOALS]
-        document = {"schema": 1, "status": status, "goals": goals, "warnings": [{"severity": "warning", "message": "one"}]}
+        document = {
+            "schema": 1,
+            "status": status,
+            "goals": goals,
+            "warnings": [{"severity": "warning", "message": "one"}],
+        }
         return PlanOutcome(exit_code, request.output, document, request.output / "report.html")
 
     module.PlanRequest, module.PlanOutcome, module.run_plan = PlanRequest, PlanOutcome, run_plan

@@ -46,12 +46,12 @@ def test_a_request_carries_every_option(monkeypatch: pytest.MonkeyPatch, tmp_pat
     module = use(monkeypatch, stand_in())
     switches = ["--beam-doses", "--overwrite", "--identify"]
     choices = ["--structure-set", "1.2", "--series", "1.3", "--patient-position", "FFP"]
-    limits = ["--repair", "--bridge", "--max-study-size", "500MB", "--time-limit", "2min"]
+    limits = ["--repair", "--bridge", "--max-study-size", "500MB", "--time-limit", "2min", "--explore", "A:B"]
     assert main([*plan_arguments(tmp_path), *switches, *choices, *limits]) == 0
     assert main(plan_arguments(tmp_path)) == 0
     needed = (tmp_path / "study",), "head_and_neck_70", tmp_path / "out"
     assert module.requests == [
-        cli_helpers.PlanRequest(*needed, True, True, True, "1.2", "1.3", "FFP", True, True, 500 * 10**6, 120.0),
+        cli_helpers.PlanRequest(*needed, True, True, True, "1.2", "1.3", "FFP", True, True, 500 * 10**6, 120.0, "A:B"),
         cli_helpers.PlanRequest(*needed),
     ]
 
@@ -241,7 +241,7 @@ def test_help_says_that_it_is_no_medical_device(arguments: list[str], capsys: py
     assert main([*arguments, "--help"]) == 0
     words = " ".join(capsys.readouterr().out.split())
     assert "not a medical device" in words
-    for absent in ("serve", "--techniques", "--explore"):
+    for absent in ("serve", "--techniques"):
         assert absent not in words.replace("not a medical device", "")
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import stat
+import subprocess
+import sys
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from jobs_helpers import Watcher, copied, study, template_file
+from network_helpers import free_port, wait_for_port
 
 from dicomplan.jobs.first_seen import Moment, elapsed_s, present_moment
+from dicomplan.jobs.inbox_lock import InboxLock
 from dicomplan.jobs.readiness import Waits
 from dicomplan.jobs.rules import load_rules
 
@@ -122,3 +129,66 @@ def test_a_folder_that_cannot_be_listed_is_told_and_holds_nobody_up(tmp_path: Pa
     assert not healthy
     assert document["trouble"] == {"folders": "folders of the inbox that cannot be listed: 1"}
     assert watcher.service.gauges.metrics().count("dicomplan_healthy 0") == 1
+
+
+def test_a_template_that_is_removed_is_missed_by_nobody(tmp_path: Path, made: Path) -> None:
+    watcher = Watcher(tmp_path)
+    (tmp_path / "tiny.yaml").unlink()
+    template_file.cache_clear()
+    copied(made, watcher.inbox / "s")
+    (job,) = watcher.settle(1)
+    assert job.state == "done"
+
+
+def test_an_inbox_that_cannot_be_written_is_left_as_it_is_and_remembered(
+    tmp_path: Path, made: Path, monkeypatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(InboxLock, "beat", read_only)
+    copied(made, tmp_path / "in" / "s")
+    for _ in range(2):
+        watcher = Watcher(tmp_path)
+        watcher.until(lambda watcher=watcher: watcher.states() == ["done"] and watcher.service._inbox.is_read())
+        watcher.turn(20)
+        assert watcher.states() == ["done"]
+        assert len(watcher.left()) == 13
+        assert not (watcher.inbox / ".dicomplan").exists()
+        watcher.store.close()
+
+
+@pytest.mark.parametrize(("grace_s", "state"), [(0.0, "waiting"), (60.0, "done")])
+def test_a_service_that_is_ended_finishes_or_hands_back(grace_s: float, state: str, tmp_path: Path) -> None:
+    watcher = Watcher(tmp_path, grace_s=grace_s)
+    study(watcher.inbox / "s", "s", study_id="slow 2")
+    watcher.until(lambda: watcher.states() == ["running"])
+    watcher.service.stop()
+    watcher.service.run()
+    (job,) = watcher.store.jobs()
+    assert (job.state, job.attempts, job.owner) == (state, 0, None)
+    assert list((watcher.outbox / ".dicomplan").iterdir()) == []
+    assert (watcher.outbox / job.id).exists() == (state == "done")
+    watcher.store.close()
+    (again,) = Watcher(tmp_path).settle(1)
+    assert (again.id, again.state, again.attempts) == (job.id, "done", 0)
+
+
+def test_the_command_serves_until_a_signal_comes(tmp_path: Path) -> None:
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    port = free_port()
+    command = [sys.executable, "-m", "dicomplan.cli.main", "watch", "in", "out", "--template", template_file(tmp_path)]
+    command += ["--store", "state/jobs.sqlite", "--metrics", str(port)]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for_port(port)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+            assert json.loads(answer.read())["healthy"] is True
+    finally:
+        process.terminate()
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 143
+    events = [json.loads(line) for line in log.splitlines()]
+    assert [one["event"] for one in events] == ["watching", "stopped"]
+    assert stat.S_IMODE((tmp_path / "state" / "jobs.sqlite").stat().st_mode) == 0o600

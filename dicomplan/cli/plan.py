@@ -44,6 +44,12 @@ def add(commands: Commands) -> None:
         metavar="TIME",
         help="end the optimisation after so long (90s, 5min) with the best plan so far; it takes some time more to finish",
     )
+    parser.add_argument(
+        "--explore",
+        metavar="A:B",
+        help="also compute a front of plans between two goals, such as Parotid_L:Larynx (with a metric where a structure "
+        "has several goals: 'PTV_7000 D95%%:Parotid_L')",
+    )
 
 
 def run(options: argparse.Namespace, session: Session) -> int:
@@ -67,6 +73,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
             bridge=options.bridge,
             max_study_size=options.max_study_size or MAX_STUDY_BYTES,
             time_limit_s=options.time_limit,
+            explore=options.explore,
         )
         outcome = run_plan(request, progress, session.cancel)
     session.result(outcome_text(outcome), outcome.document)
@@ -82,6 +89,8 @@ def outcome_text(outcome: PlanOutcome) -> str:
     if goals:
         met = sum(bool(goal.get("met")) for goal in goals)
         lines += [f"Goals met: {met} of {len(goals)}.", "", _goals_table(goals), ""]
+    if "exploration" in document:
+        lines += [*_front_table(document["exploration"]), ""]
     lines += [str(one["message"]) for one in document.get("warnings", ()) if one.get("severity") == "error"]
     warnings = len(document.get("warnings", ()))
     if warnings:
@@ -108,6 +117,21 @@ def _goals_table(goals: list[Mapping[str, Any]]) -> str:
             )
         )
     return table(rows)
+
+
+def _front_table(front: Mapping[str, Any]) -> list[str]:
+    """The plans of a front, one a row, the exported plan's fluence below."""
+    heads = [f"{goal['structure']} {goal['metric']}" for goal in front["goals"]]
+    units = [str(goal["unit"]) for goal in front["goals"]]
+
+    def row(name: str, pair: list[float], note: str) -> tuple[str, ...]:
+        return (name, *(_value(value, unit) for value, unit in zip(pair, units, strict=True)), note)
+
+    rows = [("plan", *heads, "")]
+    for number, point in enumerate(front["points"], start=1):
+        rows.append(row(str(number), point["pair"], "dominated" if point["dominated"] else ""))
+    rows.append(row("this plan", front["plan"], "before sequencing, as all of these"))
+    return ["Trade-off, all other goals kept:", table(rows)]
 
 
 def _value(value: float | None, unit: str) -> str:

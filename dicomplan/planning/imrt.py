@@ -34,7 +34,7 @@ SETTLED = 0.003
 
 _TIE = 100.0  # a beamlet beyond the skin follows its neighbour on the patient: nothing else asks for its fluence
 _ACROSS = 0.5  # roughness across leaves counts less than along them: leaf pairs are independent
-_FIRST = SolverSettings(max_iterations=80)
+FIRST = SolverSettings(max_iterations=80)
 _AGAIN = SolverSettings(max_iterations=70)
 _PASSES = 3  # of looking at the accurate dose
 _LATER_EFFORT = 0.5  # a pass begins where the last one ended
@@ -110,7 +110,7 @@ def optimise_fluence(
     best: IdealPlan | None = None
     # the first look at the accurate dose is at what the guide makes, before wishes are fulfilled on it
     found = pursue(
-        operator, replace(aims, wishes=()), sets, scale, _FIRST, smoothing=smoothing, progress=progress, cancel=cancel
+        operator, replace(aims, wishes=()), sets, scale, FIRST, smoothing=smoothing, progress=progress, cancel=cancel
     )
     iterations, objective = found.iterations, [found.solution.objective[-1]]
     values: Mapping[StructureGoal, float] = {}

@@ -20,6 +20,7 @@ from dicomplan.report.tables import (
     structures_section,
     warnings_section,
 )
+from dicomplan.report.trade_off import trade_off_section
 from dicomplan.report.values import ReportData
 
 # The browser itself then refuses every request that a page could make.
@@ -48,6 +49,7 @@ def render_report(data: ReportData) -> str:
             prescription_section(data),
             goals_section(data),
             dvh_section(data, prescriptions, colors),
+            trade_off_section(data),
             isodose_section(data, levels, colors),
             beams_section(data) if data.beams else "",
             bev_section(data, colors),

@@ -33,9 +33,10 @@ from dicomplan.machine.library import load_machine
 from dicomplan.machine.model import MachineModel
 from dicomplan.plan.library import load_template
 from dicomplan.plan.matching import BODY
-from dicomplan.plan.template import PlanTemplate
+from dicomplan.plan.template import PlanTemplate, StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import goal_values, plan_loss
+from dicomplan.planning.exploring import explore, explored_goals
 from dicomplan.planning.imrt import optimise_fluence
 from dicomplan.planning.normalizing import normalization, scaled_deliveries
 from dicomplan.planning.proving import verdict
@@ -91,16 +92,27 @@ def run_plan(
         log.hide(*private_texts(study.source.attributes, request.study))
         setup = prepare(study, template, machine, request.template, clock, cancel)
         identity = Identity(_entropy(study, template, machine), created)
-        result = make_plan(setup, folder, identity, clock, cancel, want_beam_doses=request.beam_doses)
+        traded = None if request.explore is None else explored_goals(setup.resolved, request.explore)
+        result = make_plan(setup, folder, identity, clock, cancel, want_beam_doses=request.beam_doses, traded=traded)
         document = write_results(folder, request, result, identity, clock, log)
     report = destination.target / "report.html"
     return PlanOutcome(_EXIT_CODES[document["status"]], destination.target, document, report)
 
 
 def make_plan(
-    setup: Setup, folder: Path, identity: Identity, clock: Clock, cancel: Cancel, *, want_beam_doses: bool
+    setup: Setup,
+    folder: Path,
+    identity: Identity,
+    clock: Clock,
+    cancel: Cancel,
+    *,
+    want_beam_doses: bool,
+    traded: tuple[StructureGoal, StructureGoal] | None = None,
 ) -> Result:
-    """Optimise, sequence, and compute the dose of the control points as an RTPLAN holds them."""
+    """Optimise, sequence, and compute the dose of the control points as an RTPLAN holds them.
+
+    ``traded``: two goals between which a front of plans is computed as well, on the fluence.
+    """
     case, engine = setup.case, setup.engine
     fractions = setup.resolved.fractions
     doses = AnchoredDose(engine, setup.fast, fractions)
@@ -115,6 +127,10 @@ def make_plan(
             seen.append(beam_samples(frame, setup.around, voxels.indices, setup.kernel))
         influence = factorised_influence(setup.maps, seen, setup.kernel, case.machine, fractions)
         ideal = optimise_fluence(case, influence, voxels, aims, doses, clock.progress, cancel)
+    front = None
+    if traded is not None:
+        with clock.stage("explore"):
+            front = explore(case, influence, voxels, ideal, doses, traded, progress=clock.progress, cancel=cancel)
     point_dose = _point_dose(setup, {direction(one.beam): part for one, part in zip(setup.maps, seen, strict=True)})
     limit = setup.resolved.template.delivery.max_segments
     try:
@@ -123,7 +139,7 @@ def make_plan(
             fine = factorised_influence(finer, seen, setup.kernel, case.machine, fractions)
             delivered = deliver(case, setup.maps, ideal, voxels, doses, point_dose, limit, fine, clock.progress, cancel)
     except NotDeliverableError as error:
-        return Result(setup, voxels, influence, ideal, None, None, (), (), (), None, (error.message,))
+        return Result(setup, voxels, influence, ideal, None, None, (), (), (), None, (error.message,), front=front)
     scaling = normalization(case, delivered.dose.dose_gy)
     deliveries = delivered.deliveries
     if scaling is not None:
@@ -145,7 +161,9 @@ def make_plan(
         path.unlink()
         broken = tuple(text for item in deliveries for text in violations(item, case.machine))
         if broken:
-            return Result(setup, voxels, influence, ideal, delivered, scaling, deliveries, (), (), None, broken)
+            return Result(
+                setup, voxels, influence, ideal, delivered, scaling, deliveries, (), (), None, broken, front=front
+            )
         planes = direction_planes(deliveries, case.machine)
         directions = (direction(beam) for beam, _ in planes)
         by_direction = dict(zip(directions, doses.per_fraction(planes), strict=True))
@@ -177,6 +195,7 @@ def make_plan(
         (),
         findings,
         proof,
+        front,
     )
 
 

@@ -21,6 +21,8 @@ from dicomplan.events import Finding
 from dicomplan.metrics.dvh import DoseSamples
 from dicomplan.metrics.sampling import dose_samples
 from dicomplan.plan.matching import BODY
+from dicomplan.plan.template import StructureGoal
+from dicomplan.planning.exploring import Front
 from dicomplan.planning.proving import Verdict
 from dicomplan.workflow.plan_values import Result
 
@@ -144,6 +146,8 @@ def plan_document(
     }
     if result.verdict is not None:
         document["feasibility"] = _feasibility(result.verdict)
+    if result.front is not None:
+        document["exploration"] = _exploration(result.front, result.ideal.values)
     if result.normalization is not None:
         document["prescription"]["normalize"] = asdict(result.normalization)
     return document
@@ -162,6 +166,46 @@ def _feasibility(verdict: Verdict) -> dict[str, Any]:
                 "alone_gy": alone_gy if math.isfinite(alone_gy) else None,
             }
             for goal, alone_gy in verdict.fighting
+        ],
+    }
+
+
+def _exploration(front: Front, own: Mapping[StructureGoal, float]) -> dict[str, Any]:
+    """The front: its two goals, the plan's own values, and each plan with the values of all goals."""
+
+    def values(found: Mapping[StructureGoal, float]) -> list[dict[str, Any]]:
+        return [
+            {
+                "structure": goal.structure,
+                "goal": goal.goal.text,
+                "kind": "hard" if goal.hard else "goal",
+                "value": value,
+                "unit": goal.goal.unit,
+                "met": goal.goal.met(value),
+            }
+            for goal, value in found.items()
+        ]
+
+    def pair(found: Mapping[StructureGoal, float]) -> list[float]:
+        return [found[goal] for goal in front.goals]
+
+    return {
+        "goals": [
+            {
+                "structure": goal.structure,
+                "goal": goal.goal.text,
+                "metric": goal.goal.metric.name,
+                "unit": goal.goal.unit,
+                "limit": goal.goal.limit,
+                "at_most": goal.goal.at_most,
+            }
+            for goal in front.goals
+        ],
+        "dose": "accurate dose of the optimised fluence, before sequencing",
+        "plan": pair(own),
+        "points": [
+            {"pair": pair(found), "dominated": dominated, "values": values(found)}
+            for found, dominated in zip(front.values, front.dominated, strict=True)
         ],
     }
 

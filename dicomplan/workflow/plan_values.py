@@ -23,6 +23,7 @@ from dicomplan.events import Finding
 from dicomplan.plan.coverages import StructureCoverages
 from dicomplan.plan.resolve import ResolvedTemplate
 from dicomplan.planning.case import PlanningCase
+from dicomplan.planning.exploring import Front
 from dicomplan.planning.imrt import IdealPlan
 from dicomplan.planning.normalizing import NormalizationResult
 from dicomplan.planning.proving import Verdict
@@ -41,6 +42,7 @@ class PlanRequest:
     ``patient_position`` choose or state what the study leaves open. ``repair``: single missing CT slices are
     interpolated; ``bridge``: slices that a ROI leaves out between its contours are filled; ``max_study_size`` in bytes.
     See :func:`dicomplan.dicom.read.read_study`. ``time_limit_s``: searches end then, with the best that they have.
+    ``explore``: two goals, ``A:B``, between which a front of plans is computed as well.
     """
 
     study: tuple[Path, ...]
@@ -56,6 +58,7 @@ class PlanRequest:
     bridge: bool = False
     max_study_size: int = MAX_STUDY_BYTES
     time_limit_s: float | None = None
+    explore: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Result:
 
     In the order of ``deliveries``: ``point_doses_gy``, the dose of one fraction at the isocentre (None outside the dose
     grid), and ``beam_doses_gy`` of one fraction on the dose grid, only where they were asked for. ``verdict``: whether any
-    plan could hold the hard constraints, where this one does not.
+    plan could hold the hard constraints, where this one does not. ``front``: plans between two goals, where asked for.
     """
 
     setup: Setup
@@ -107,3 +110,4 @@ class Result:
     violations: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
     verdict: Verdict | None = None
+    front: Front | None = None
