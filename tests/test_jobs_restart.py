@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,11 @@ def test_a_service_that_is_ended_finishes_or_hands_back(grace_s: float, state: s
     assert (again.id, again.state, again.attempts) == (job.id, "done", 0)
 
 
+def fetched(port: int, what: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{what}", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
 def test_the_command_serves_until_a_signal_comes(tmp_path: Path) -> None:
     for name in ("in", "out"):
         (tmp_path / name).mkdir()
@@ -183,8 +189,12 @@ def test_the_command_serves_until_a_signal_comes(tmp_path: Path) -> None:
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     try:
         wait_for_port(port)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
-            assert json.loads(answer.read())["healthy"] is True
+        assert json.loads(fetched(port, "health"))["healthy"] is True
+        (tmp_path / "in" / "something").write_text("no DICOM")
+        end = time.monotonic() + 120.0
+        while "dicomplan_inbox_waiting_files 1" not in fetched(port, "metrics"):  # it works: signals are its own now
+            assert time.monotonic() < end
+            time.sleep(0.2)
     finally:
         process.terminate()
         _, log = process.communicate(timeout=60)
