@@ -31,6 +31,7 @@ StopReason = Literal["converged", "iteration limit", "no descent", "asked to end
 _MOST_ROUNDS = 100  # a round that makes no step must not be repeated for ever
 _FIRST_STEP = 0.1  # of the fluence's norm: how far the first step of L-BFGS-B goes
 _SHARE_STEP = 0.02  # likewise of the share by which limits give way
+_LEAST_SIZE = 0.03  # of the median beamlet: one that hardly reaches anything is not scaled up further
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class SolverSettings:
     window: int = 10
     round_iterations: int = 25
     tolerance: float = 5e-4
-    history: int = 30
+    history: int = 60
     enough: bool = False
 
 
@@ -184,6 +185,7 @@ class _Work:
     scale: float = 1.0
     limits: tuple[Constraint, ...] = ()
     shares: FloatArray = field(default_factory=lambda: np.zeros(0))
+    relative: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         voxels, shapes = (self.operator.voxel_count,), [np.shape(self.factor)]
@@ -198,6 +200,23 @@ class _Work:
         pairs = self.problem.smoothing
         if pairs is not None and max(np.max(pairs.first), np.max(pairs.second)) >= self.operator.beamlet_count:
             raise ValueError(f"smoothing names a beamlet beyond {self.operator.beamlet_count}")
+        self.relative = self.relative_units()
+
+    def relative_units(self) -> FloatArray:
+        """(beamlets,) how large a unit each variable has relative to the others: where a beamlet does less, a larger one.
+
+        A diagonal preconditioner. That of the quadratic terms would be the root of the sum of w a^2 of a beamlet's dose a in
+        voxels of weight w; the root of the sum of w a needs no elements, and differs by the root of a, which varies little.
+        """
+        weights = np.zeros(self.operator.voxel_count)
+        for term in self.problem.terms:
+            weights[term.voxels.indices] += term.weight / term.voxels.volume * term.voxels.weights
+        size = np.sqrt(np.maximum(np.asarray(self.operator.adjoint(weights), dtype=np.float64), 0.0))
+        typical = float(np.median(size[size > 0.0])) if (size > 0.0).any() else 0.0
+        if not typical > 0.0 or not np.isfinite(typical):
+            return np.ones(self.operator.beamlet_count)
+        result: FloatArray = typical / np.maximum(size, _LEAST_SIZE * typical)
+        return result
 
     def dose(self, fluence: FloatArray) -> FloatArray:
         """Dose in Gy, float64 (voxels,)."""
@@ -336,7 +355,7 @@ class _Work:
         stalled = exceeded = satisfied = ended = False
 
         count = len(fluence)
-        units = np.concatenate([np.full(count, unit), np.full(len(self.shares), _SHARE_STEP)])
+        units = np.concatenate([unit * self.relative, np.full(len(self.shares), _SHARE_STEP)])
 
         def merit(variables: FloatArray) -> tuple[float, FloatArray]:
             nonlocal dose
@@ -372,7 +391,7 @@ class _Work:
             np.concatenate([fluence, self.shares]) / units,
             jac=True,
             method="L-BFGS-B",
-            bounds=self.bounds(unit, count),
+            bounds=self.bounds(units[:count]),
             callback=each,
             options={
                 "maxcor": settings.history,
@@ -393,8 +412,8 @@ class _Work:
         self.give_way(inside[count:])
         return cast(FloatArray, np.maximum(inside[:count], 0.0)), stopped
 
-    def bounds(self, unit: float, count: int) -> list[tuple[float, float]]:
-        """Of the scaled variables: fluence (in ``unit``), then the shares that limits give."""
-        most = np.full(count, np.inf) if self.most is None else np.asarray(self.most, dtype=np.float64) / unit
+    def bounds(self, units: FloatArray) -> list[tuple[float, float]]:
+        """Of the scaled variables: fluence (in ``units``), then the shares that limits give."""
+        most = np.full(len(units), np.inf) if self.most is None else np.asarray(self.most, dtype=np.float64) / units
         gives = [(one.least / _SHARE_STEP, one.most / _SHARE_STEP) for one in self.problem.gives]
         return [*((0.0, one) for one in most.tolist()), *gives]
