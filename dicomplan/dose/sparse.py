@@ -163,6 +163,27 @@ def left_out(
     return LeftOut(shares[0], shares[1])
 
 
+def shortest_influence(
+    operator: FactorisedInfluence,
+    target: NDArray[np.floating],
+    body: NDArray[np.floating],
+    available_bytes: int | None = None,
+) -> tuple[ExplicitInfluence, float, LeftOut]:
+    """The matrix of the shortest cut-off (60 mm and on, in steps of 20) that leaves out no more than is allowed.
+
+    With it the cut-off in mm, and what it leaves out.
+    Arguments as of :func:`left_out` and :func:`explicit_influence`, whose errors it raises; ValueError where not even
+    500 mm are enough.
+    """
+    for cutoff_mm in np.arange(60.0, 501.0, 20.0).tolist():
+        matrix = explicit_influence(operator, cutoff_mm, available_bytes)
+        lost = left_out(matrix, operator, target, body)
+        if lost.allowed:
+            return matrix, cutoff_mm, lost
+        del matrix  # before the next one is built
+    raise ValueError("no cut-off leaves out as little as is allowed")
+
+
 @dataclass(frozen=True)
 class _Cut:
     """A beam's beamlets as the kernels take them, and the cut-off."""

@@ -35,6 +35,16 @@ EXTRA = "hdf5"
 _BEAMLET_KEYS = ("position_x_mm", "position_y_mm", "width_mm", "height_mm")
 
 
+def require_hdf5() -> None:
+    """Raise UsageError unless h5py can be imported."""
+    try:
+        import h5py  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "writing an influence matrix as HDF5 needs h5py", hint=f"pip install 'dicomplan[{EXTRA}]'"
+        ) from None
+
+
 def write_influence_npz(
     path: Path, matrix: ExplicitInfluence, maps: Sequence[BeamletMap], grid: VoxelGrid, voxels: IntArray
 ) -> None:
@@ -72,12 +82,9 @@ def write_influence_portpy(
 
     Raises UsageError if h5py is not installed, ValueError as :func:`write_influence_npz`.
     """
-    try:
-        import h5py
-    except ImportError:
-        raise UsageError(
-            "writing an influence matrix as HDF5 needs h5py", hint=f"pip install 'dicomplan[{EXTRA}]'"
-        ) from None
+    require_hdf5()
+    import h5py
+
     _check(matrix, maps, voxels)
     whole = matrix.to_scipy().tocsc()
     beams = folder / "Beams"

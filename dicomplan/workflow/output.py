@@ -36,6 +36,15 @@ _OWN_FILES: dict[str, tuple[str, ...]] = {
     ),
     "evaluation.json": ("evaluation.json", "dvh.csv", "log.txt"),
     "dose.json": ("dose.json", "RTDOSE.dcm", "RTDOSE_*.dcm", "log.txt"),
+    "influence.json": (
+        "influence.json",
+        "influence.npz",
+        "structures.npz",
+        "Beams",
+        "Beams/Beam_*_Data.h5",
+        "Beams/Beam_*_MetaData.json",
+        "log.txt",
+    ),
     "index.json": ("index.json", "ct.*", "dose_*.*", "masks", "masks/*.*", "RTSTRUCT.dcm", "log.txt"),
 }
 

@@ -18,7 +18,6 @@ from dicomplan.dicom.source import Study
 from dicomplan.dicom.write_plan import write_plan
 from dicomplan.dose.engines import beam_doses, course_dose, delivery_plane, direction_planes
 from dicomplan.dose.fluence import FluencePlane
-from dicomplan.dose.influence import factorised_influence
 from dicomplan.dose.pencil_beam import (
     BeamSamples,
     beam_samples,
@@ -27,12 +26,11 @@ from dicomplan.dose.pencil_beam import (
     photons_cm2_per_mu,
 )
 from dicomplan.errors import NotDeliverableError
-from dicomplan.events import Cancel, Finding, Progress, ProgressCallback, ignore_progress
+from dicomplan.events import Cancel, Finding, ProgressCallback, ignore_progress
 from dicomplan.geometry.resample import trilinear
 from dicomplan.machine.library import load_machine
 from dicomplan.machine.model import MachineModel
 from dicomplan.plan.library import load_template
-from dicomplan.plan.matching import BODY
 from dicomplan.plan.template import PlanTemplate, StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import goal_values, plan_loss
@@ -42,12 +40,11 @@ from dicomplan.planning.normalizing import normalization, scaled_deliveries
 from dicomplan.planning.proving import verdict
 from dicomplan.planning.pursuing import aims_of
 from dicomplan.planning.segments import PointDose, deliver
-from dicomplan.planning.voxels import optimization_voxels
 from dicomplan.sequencing.aperture_moves import FINE_MARGIN_MM, FINE_STEP_MM, fine_map
 from dicomplan.workflow.clock import Clock, creation_time
 from dicomplan.workflow.logs import RunLog
 from dicomplan.workflow.output import OutputFolder
-from dicomplan.workflow.plan_setup import prepare
+from dicomplan.workflow.plan_setup import influence_of, optimised_voxels, prepare, seen_by_beams
 from dicomplan.workflow.plan_values import PlanOutcome, PlanRequest, Result, Setup
 from dicomplan.workflow.plan_write import write_results
 from dicomplan.workflow.privacy import private_texts
@@ -70,7 +67,7 @@ def run_plan(
     """
     cancel = cancel or Cancel()
     template = load_template(request.template)
-    machine = load_machine(_machine_place(template, request.template))
+    machine = load_machine(machine_place(template, request.template))
     destination = OutputFolder(request.output, overwrite=request.overwrite, inputs=request.study)
     if request.time_limit_s is not None:
         cancel.finish_within(request.time_limit_s)
@@ -118,14 +115,9 @@ def make_plan(
     doses = AnchoredDose(engine, setup.fast, fractions)
     with clock.stage("optimize"):
         aims = aims_of(setup.resolved)
-        named = [region.structure for region in aims.regions if region.structure != BODY]
-        voxels = optimization_voxels(case, tuple(dict.fromkeys(named)))
-        seen = []
-        for one in setup.maps:
-            clock.progress(Progress("optimize", f"depths of {one.beam.name}"))
-            frame = one.beam.frame(case.patient_position)
-            seen.append(beam_samples(frame, setup.around, voxels.indices, setup.kernel))
-        influence = factorised_influence(setup.maps, seen, setup.kernel, case.machine, fractions)
+        voxels = optimised_voxels(setup, aims)
+        seen = seen_by_beams(setup, voxels.indices, clock)
+        influence = influence_of(setup, setup.maps, seen)
         ideal = optimise_fluence(case, influence, voxels, aims, doses, clock.progress, cancel)
     front = None
     if traded is not None:
@@ -136,7 +128,7 @@ def make_plan(
     try:
         with clock.stage("sequence"):
             finer = [fine_map(one, FINE_STEP_MM, FINE_MARGIN_MM) for one in setup.maps]
-            fine = factorised_influence(finer, seen, setup.kernel, case.machine, fractions)
+            fine = influence_of(setup, finer, seen)
             delivered = deliver(case, setup.maps, ideal, voxels, doses, point_dose, limit, fine, clock.progress, cancel)
     except NotDeliverableError as error:
         return Result(setup, voxels, influence, ideal, None, None, (), (), (), None, (error.message,), front=front)
@@ -242,8 +234,8 @@ def _point_dose(setup: Setup, seen: Mapping[tuple[float, ...], BeamSamples]) -> 
     return dose
 
 
-def _machine_place(template: PlanTemplate, template_name: str) -> str | Path:
-    """A machine file named in a template file lies relative to it; a shipped name is taken as it is."""
+def machine_place(template: PlanTemplate, template_name: str) -> str | Path:
+    """The machine that a template names: a file lies relative to the template's own, a shipped name is taken as it is."""
     place = Path(template.machine)
     if place.suffix == ".toml" and not place.is_absolute() and Path(template_name).is_file():
         return Path(template_name).parent / place

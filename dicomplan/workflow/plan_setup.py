@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from dicomplan.beams.arrangement import arrange, covered_points_mm, isocenter_mm
-from dicomplan.beams.beamlets import Skin, beamlets
+from dicomplan.beams.beamlets import BeamletMap, Skin, beamlets
 from dicomplan.dicom.source import Study
 from dicomplan.dose.engines import DoseEngine, PencilBeamEngine, collapsed_cone_engine
-from dicomplan.dose.pencil_beam import medium
+from dicomplan.dose.influence import FactorisedInfluence, factorised_influence
+from dicomplan.dose.pencil_beam import BeamSamples, beam_samples, medium
 from dicomplan.dose.pencil_kernel import pencil_kernel
 from dicomplan.errors import TemplateError
 from dicomplan.events import Cancel, Progress
@@ -22,11 +26,15 @@ from dicomplan.plan.matching import BODY
 from dicomplan.plan.resolve import ResolvedTemplate, resolve
 from dicomplan.plan.template import PlanTemplate
 from dicomplan.planning.case import PlanningCase
+from dicomplan.planning.pursuing import Aims
+from dicomplan.planning.voxels import OptimizationVoxels, optimization_voxels
 from dicomplan.workflow.clock import Clock
 from dicomplan.workflow.inspect_structures import near_the_end
 from dicomplan.workflow.memory import refuse_too_large
 from dicomplan.workflow.patient_model import couch_findings, patient_density
 from dicomplan.workflow.plan_values import Setup
+
+IntArray = NDArray[np.int64]
 
 
 def prepare(
@@ -89,6 +97,26 @@ def prepare(
         center,
         notes,
     )
+
+
+def optimised_voxels(setup: Setup, aims: Aims) -> OptimizationVoxels:
+    """The voxels that a plan with these aims is optimised on."""
+    named = [region.structure for region in aims.regions if region.structure != BODY]
+    return optimization_voxels(setup.case, tuple(dict.fromkeys(named)))
+
+
+def seen_by_beams(setup: Setup, voxels: IntArray, clock: Clock) -> tuple[BeamSamples, ...]:
+    """What the engine of the optimisation needs of voxels (linear on the dose grid), for each beam."""
+    found = []
+    for one in setup.maps:
+        clock.progress(Progress("influence", f"depths of {one.beam.name}"))
+        found.append(beam_samples(one.beam.frame(setup.case.patient_position), setup.around, voxels, setup.kernel))
+    return tuple(found)
+
+
+def influence_of(setup: Setup, maps: Sequence[BeamletMap], seen: Sequence[BeamSamples]) -> FactorisedInfluence:
+    """The influence of beamlets on the voxels that were seen."""
+    return factorised_influence(maps, seen, setup.kernel, setup.case.machine, setup.resolved.fractions)
 
 
 def _isocenter(resolved: ResolvedTemplate, structures: StructureCoverages) -> tuple[float, float, float]:
