@@ -48,7 +48,7 @@ goals:
     Ring: [Dmean <= 1 Gy]
 dose: {{grid: {grid}, influence: pencil_beam, final: {final}}}
 delivery: {{mode: step_and_shoot}}
-"""
+{more}"""
 FIELDS = "{gantry: 0}, {gantry: 90, collimator: 20}, {gantry: 300, couch: 90, collimator: 90}"
 
 
@@ -61,6 +61,7 @@ def template(
     constraints: str = "  SpinalCord: [D0.1cc <= 45 Gy]",
     final: str = "pencil_beam",
     grid: str = "5 mm",
+    more: str = "",
 ) -> str:
     """Text of a template for the small phantom."""
     wish = f", normalize: {normalize}" if normalize else ""
@@ -72,6 +73,7 @@ def template(
         constraints=constraints,
         final=final,
         grid=grid,
+        more=more,
     )
 
 

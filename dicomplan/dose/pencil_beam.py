@@ -123,6 +123,15 @@ def beam_samples(frame: BeamFrame, around: Medium, voxels: NDArray[np.int64], ke
     return BeamSamples(projected[:, 0].astype(np.float32), projected[:, 1].astype(np.float32), weight)
 
 
+def joined_samples(parts: Sequence[BeamSamples]) -> BeamSamples:
+    """The points of several as one, in their order."""
+    return BeamSamples(
+        np.concatenate([part.u_mm for part in parts]),
+        np.concatenate([part.v_mm for part in parts]),
+        np.concatenate([part.weight for part in parts]),
+    )
+
+
 def blurred_sigma_mm(kernel: PencilKernel, machine: MachineModel) -> FloatArray:
     """(K,) widths (mm) of the kernel's Gaussians with the source's blur added in quadrature."""
     source = source_sigma_mm(machine.beam, machine.source_axis_distance_mm)

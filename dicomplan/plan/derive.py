@@ -12,12 +12,15 @@ from dicomplan.metrics.goals import Goal
 from dicomplan.patient.algebra import expression_names
 from dicomplan.plan.matching import BODY
 from dicomplan.plan.resolve import ResolvedTemplate
-from dicomplan.plan.template import Objective, ObjectiveType, StructureGoal, TargetLevel
+from dicomplan.plan.template import Objective, ObjectiveType, Robustness, StructureGoal, TargetLevel
 
 HIGHER_LEVEL_MARGIN_MM = 8.0
 """A target's uniformity and overdose terms leave out the higher levels grown by this: room for the dose to fall."""
 AIR_DENSITY_G_CM3 = 0.3
 """Below this mass density a target point counts as air and carries no underdose term: no fluence can cure it."""
+ALL_SCENARIOS = -1
+"""Of a region: its points with the isocentre where it is and at every shift, as one structure: what is said of it is expected."""
+
 SpecKind = ObjectiveType
 
 # Weights of a square of (dose / highest level), averaged over the region; own choice, tried on a head-and-neck-like
@@ -49,6 +52,9 @@ _TAIL_CC = 10.0
 class Region:
     """Which voxels: ``structure`` without the structures ``without``, each grown by ``margin_mm``.
 
+    ``scenario``: with the isocentre where it is (0), moved by one of the template's shifts (1, 2, ...), or as the points of
+    all these together (:data:`ALL_SCENARIOS`).
+
     ``reachable``: target points in air (:data:`AIR_DENSITY_G_CM3`) or as near under the skin as the template
     says (``skin``) are left out as well. ``counted``: they are not left out, but count as points that no limit can be held to.
     """
@@ -58,6 +64,7 @@ class Region:
     margin_mm: float = 0.0
     reachable: bool = False
     counted: bool = False
+    scenario: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,6 +175,27 @@ def _wish(resolved: ResolvedTemplate, one: StructureGoal) -> ObjectiveSpec:
         goal=one,
         better=limit.upper and not _any_target(resolved, one.structure) and not _of_body(resolved, one.structure),
     )
+
+
+def withstanding(specs: Sequence[ObjectiveSpec], robust: Robustness | None) -> tuple[ObjectiveSpec, ...]:
+    """The specifications with the template's set-up errors: terms as expected, limits in every shift or as expected.
+
+    Hard constraints hold in every shift. Only what is said of the plan's own isocentre names its goal: what a goal is judged
+    on is that.
+    """
+    if robust is None:
+        return tuple(specs)
+    found: list[ObjectiveSpec] = []
+    for spec in specs:
+        constraint = spec.goal is not None and spec.goal.hard
+        if spec.hard and (constraint or robust.goals == "worst"):
+            found.append(spec)
+            for number in range(1, len(robust.shifts_mm) + 1):
+                found.append(replace(spec, region=replace(spec.region, scenario=number), goal=None))
+        else:
+            together = replace(spec.region, scenario=ALL_SCENARIOS)
+            found.append(replace(spec, region=together, goal=None if spec.hard else spec.goal))
+    return tuple(found)
 
 
 def reweighted(specs: Sequence[ObjectiveSpec], factors: Mapping[StructureGoal, float]) -> tuple[ObjectiveSpec, ...]:

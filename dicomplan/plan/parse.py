@@ -32,6 +32,7 @@ from dicomplan.plan.template import (
     ObjectiveType,
     PlanTemplate,
     Prescription,
+    Robustness,
     StructureEntry,
     StructureGoal,
     TargetLevel,
@@ -55,6 +56,7 @@ _T = TypeVar("_T")
 _NORMALIZE = re.compile(r"(?:'(?P<quoted>[^']+)'|(?P<name>\S.*?))\s+(?P<goal>[^\s=]+\s*=.*)")
 _LIST_OF_GOALS = "write a list: [D95% >= 70 Gy, D2% <= 75 Gy]"
 _MOST_DOSE_GY = 200.0  # no course prescribes more; 7000 is a slip for cGy
+_MOST_SHIFTS = 26
 _UNNAMED = "Unnamed template"
 
 
@@ -156,6 +158,7 @@ class _Reader:
             slack=self.size(found, "slack", "%", 0.0, 20.0, 100.0 * PlanTemplate.slack) / 100.0,
             skin_mm=self.size(found, "skin", "mm", 0.0, 30.0, PlanTemplate.skin_mm),
             flash_mm=self.size(found, "flash", "mm", 0.0, 50.0, PlanTemplate.flash_mm),
+            robust=read(found, "robust", self.robust, None),
             source=source,
         )
         if "report" in found:
@@ -179,6 +182,29 @@ class _Reader:
             return default
         value = quantity(found[key].value, self.problems, key, (unit,), least, most)
         return default if value is None else value
+
+    def robust(self, node: yaml.Node) -> Robustness | None:
+        """Isocentre shifts, and what goals are held to."""
+        found = self.keys(node, "robust", "robust")
+        goals: Literal["worst", "expected"] = self.choice(found, "robust", "goals", Robustness.goals, "robust.goals")
+        if "shifts" not in found:
+            return None
+        what = "robust.shifts"
+        read = [self.shift(item, what) for item in items(found["shifts"].value, self.problems, what, "[[3, 0, 0]]")]
+        shifts = tuple(shift for shift in read if shift is not None)
+        if not read or len(read) > _MOST_SHIFTS:
+            self.problems.add(f"{what}: 1 to {_MOST_SHIFTS} shifts expected, {len(read)} found", found["shifts"].line)
+        elif len(set(shifts) | {(0.0, 0.0, 0.0)}) <= len(shifts):
+            self.problems.add(f"{what}: a shift is given twice, or is none at all", found["shifts"].line)
+        return Robustness(shifts, goals)
+
+    def shift(self, node: yaml.Node, what: str) -> tuple[float, float, float] | None:
+        """Three numbers, mm."""
+        values = items(node, self.problems, what, "[3, 0, 0]")
+        point = [quantity(item, self.problems, what, ("mm", ""), -50, 50) for item in values]
+        if len(point) != 3:
+            self.problems.add(f"{what}: three numbers [x, y, z] expected, {len(point)} found", line_of(node))
+        return None if len(point) != 3 or None in point else cast(tuple[float, float, float], tuple(point))
 
     def _version(self, node: yaml.Node) -> bool:
         written = node.value.strip() if isinstance(node, yaml.ScalarNode) else ""

@@ -93,6 +93,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
             "Beams whose edge lies at the skin open so far beyond it, for breathing and swelling; none if left out.",
             _LENGTH,
         ),
+        "robust": Key("Set-up errors that the plan is to withstand; none if left out.", section="robust"),
         "dose": Key("Dose grid and engines.", section="dose"),
         "delivery": Key("How the fluence is delivered.", section="delivery"),
         "report": Key("Additional parts of the report.", section="report"),
@@ -170,6 +171,23 @@ SECTIONS: dict[str, dict[str, Key]] = {
             "Exponent of the generalised equivalent uniform dose: of max_geud 1 (the mean) or more, such as 8; of min_geud"
             " 1 or less and not 0, such as -10.",
             {"type": "number", "minimum": -100, "maximum": 100},
+        ),
+    },
+    "robust": {
+        "shifts": Key(
+            "Shifts of the isocentre, each [x, y, z] in mm (DICOM patient coordinates), besides none at all.",
+            {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": 26,
+                "items": {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
+            },
+            True,
+        ),
+        "goals": Key(
+            "What goals are held to: worst (in every shift; the default) or expected (on average). Hard constraints are"
+            " held in every shift.",
+            {"enum": ["worst", "expected"]},
         ),
     },
     "dose": {

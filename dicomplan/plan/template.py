@@ -173,6 +173,17 @@ class DeliverySettings:
 
 
 @dataclass(frozen=True)
+class Robustness:
+    """Set-up errors to plan for: isocentre shifts in mm (DICOM patient x, y, z), and what goals are held to.
+
+    ``goals``: ``worst``, in every one of them and without; ``expected``, on average. Hard constraints are held in all.
+    """
+
+    shifts_mm: tuple[tuple[float, float, float], ...]
+    goals: Literal["worst", "expected"] = "worst"
+
+
+@dataclass(frozen=True)
 class PlanTemplate:
     """A whole template. ``source`` is its text as read (for ``plan.json`` and the plan's identifiers).
 
@@ -197,4 +208,5 @@ class PlanTemplate:
     slack: float = 0.005
     skin_mm: float = 4.0
     flash_mm: float = 0.0
+    robust: Robustness | None = None
     source: str = ""

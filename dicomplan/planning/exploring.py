@@ -157,5 +157,5 @@ def explore(
 
 
 def _laxer(spec: ObjectiveSpec, goal: ObjectiveSpec) -> bool:
-    """Whether a wish is the acceptable value of a goal that is traded."""
-    return spec.goal is None and spec.region == goal.region and spec.kind == goal.kind
+    """Whether a wish is the acceptable value of a goal that is traded, or that goal in another scenario."""
+    return spec.goal is None and replace(spec.region, scenario=0) == goal.region and spec.kind == goal.kind

@@ -173,7 +173,5 @@ def _settled(before: Mapping[StructureGoal, float], after: Mapping[StructureGoal
 def _difference(
     dose: DoseVolume, operator: FactorisedInfluence, fluence_mu: FloatArray, voxels: OptimizationVoxels
 ) -> FloatArray:
-    """(voxels,) accurate dose minus the operator's, Gy."""
-    accurate = dose.dose_gy.ravel()[voxels.indices].astype(np.float64)
-    difference: FloatArray = accurate - np.asarray(operator.forward(fluence_mu), dtype=np.float64)
-    return difference
+    """(rows,) accurate dose minus the operator's, Gy."""
+    return voxels.difference_gy(dose.dose_gy, operator.forward(fluence_mu))

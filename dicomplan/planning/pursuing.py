@@ -17,7 +17,7 @@ from dicomplan.optimization.smoothing import Smoothing
 from dicomplan.optimization.solver import Solution, SolverSettings, solve
 from dicomplan.optimization.voxels import VoxelSet
 from dicomplan.optimization.wishes import SLACK, Wish, fulfil, serve
-from dicomplan.plan.derive import ObjectiveSpec, Region, derive, tightened, wishes
+from dicomplan.plan.derive import ObjectiveSpec, Region, derive, tightened, wishes, withstanding
 from dicomplan.plan.resolve import ResolvedTemplate
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.case import shortfall
@@ -62,7 +62,8 @@ def aims_of(resolved: ResolvedTemplate) -> Aims:
     wanted = wishes(resolved)
     factor = GUIDE_SHARE if wanted else 1.0
     guide = tuple(spec if spec.hard else replace(spec, weight=spec.weight * factor) for spec in derive(resolved))
-    return Aims(guide, wanted, slack=resolved.template.slack)
+    robust = resolved.template.robust
+    return Aims(withstanding(guide, robust), withstanding(wanted, robust), slack=resolved.template.slack)
 
 
 def pursue(

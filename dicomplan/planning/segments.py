@@ -195,7 +195,8 @@ class _Metersets:
         floor = _MARGIN * machine.min_segment_meterset_mu
         step = aperture_moves(plan.deliveries, maps, machine, _TRUST_MM, floor)
         operator = MovedInfluence(self.fine, step.cells, step.cells.T.tocsr())
-        accurate = plan.dose.dose_gy.ravel()[self.voxels.indices].astype(np.float64)
+        optimised = np.asarray(operator.forward(step.start), dtype=np.float64)
+        offset = self.voxels.difference_gy(plan.dose.dose_gy, optimised)
         at_start = replace(self.found.solution, fluence=step.start, fluence_scale=float(step.start.mean()))
         self.found = pursue(
             operator,
@@ -203,8 +204,8 @@ class _Metersets:
             self.sets,
             self.case.resolved.highest_level_gy,
             _SETTINGS,
-            warm_start=replace(self.found, solution=replace(at_start, dose_gy=accurate)),
-            dose_offset_gy=accurate - operator.forward(step.start),
+            warm_start=replace(self.found, solution=replace(at_start, dose_gy=optimised + offset)),
+            dose_offset_gy=offset,
             most=step.most,
             effort=None,
             progress=_renamed(self.progress),
@@ -229,7 +230,7 @@ class _Metersets:
         """Hold what the plan's dose says otherwise than the optimiser, and pursue what it misses."""
         metersets = part_metersets_mu(plan.deliveries)
         accurate = plan.dose.dose_gy.ravel()[self.voxels.indices].astype(np.float64)
-        self.difference = accurate - np.asarray(self.influence.forward(metersets), dtype=np.float64)
+        self.difference = self.voxels.difference_gy(plan.dose.dose_gy, self.influence.forward(metersets))
         self.aims = corrected(self.aims, self.sets, self.case.resolved.highest_level_gy, accurate, plan.values)
 
 

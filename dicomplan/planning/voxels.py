@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dicomplan.optimization.voxels import VoxelSet
 from dicomplan.patient.coverage import coverage_on_grid
-from dicomplan.plan.derive import AIR_DENSITY_G_CM3, Region
+from dicomplan.plan.derive import AIR_DENSITY_G_CM3, ALL_SCENARIOS, Region
 from dicomplan.plan.matching import BODY
 from dicomplan.planning.case import PlanningCase
 
@@ -26,10 +26,23 @@ _LARGE_CC = 1500.0  # structures larger than this are thinned out too
 
 @dataclass(frozen=True)
 class OptimizationVoxels:
-    """``indices`` (n,) linear on the dose grid, rising; ``stands_for`` (n,) voxels that each one counts for."""
+    """``indices`` (n,) linear on the dose grid, rising; ``stands_for`` (n,) voxels that each one counts for.
+
+    ``scenarios``: how often they stand in the optimiser's dose vector, one after the other: with the isocentre where it is,
+    then at each of the template's shifts.
+    """
 
     indices: IntArray
     stands_for: NDArray[np.float64]
+    scenarios: int = 1
+
+    def difference_gy(self, accurate_gy: Float32Array, optimised_gy: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(scenarios n,) an accurate dose (z, y, x) minus the optimiser's (scenarios n,), both Gy.
+
+        Where the isocentre is moved the accurate dose is not known: there the difference is taken to be the same.
+        """
+        own = np.asarray(optimised_gy[: len(self.indices)], dtype=np.float64)
+        return np.tile(accurate_gy.ravel()[self.indices].astype(np.float64) - own, self.scenarios)
 
 
 def optimization_voxels(case: PlanningCase, structures: Sequence[str]) -> OptimizationVoxels:
@@ -48,7 +61,8 @@ def optimization_voxels(case: PlanningCase, structures: Sequence[str]) -> Optimi
     chosen = inside & (dense | lattice)
     indices = np.flatnonzero(chosen)
     stands_for = np.where(dense.ravel()[indices], 1.0, float(_THINNING**3))
-    return OptimizationVoxels(indices, stands_for)
+    robust = case.resolved.template.robust
+    return OptimizationVoxels(indices, stands_for, 1 if robust is None else 1 + len(robust.shifts_mm))
 
 
 def voxel_sets(
@@ -72,7 +86,8 @@ def voxel_sets(
         if region.reachable and reachable is not None:
             fraction = np.where(reachable, fraction, np.float32(0.0))
         held = reachable if region.counted else None
-        result[region] = _voxel_set(region.structure, fraction, voxels, case.density.grid.voxel_volume_cc, held)
+        found = _voxel_set(region.structure, fraction, voxels, case.density.grid.voxel_volume_cc, held)
+        result[region] = found if found is None else _in_scenario(found, region.scenario, voxels)
     return result
 
 
@@ -96,6 +111,20 @@ def _voxel_set(
     part = fraction[used].astype(np.float64)
     coverage = part if held is None else np.where(held[used], part, 0.0)
     return VoxelSet(name, used, part * voxels.stands_for[used] * voxel_cc, coverage)
+
+
+def _in_scenario(found: VoxelSet, scenario: int, voxels: OptimizationVoxels) -> VoxelSet:
+    """The voxels of a set where a scenario has them in the dose vector; those of all scenarios share the volume."""
+    if scenario == 0:
+        return found
+    chosen = range(voxels.scenarios) if scenario == ALL_SCENARIOS else (scenario,)
+    copies = len(chosen)
+    return VoxelSet(
+        found.name,
+        np.concatenate([found.indices + one * len(voxels.indices) for one in chosen]),
+        np.tile(found.weights / copies, copies),
+        None if found.coverage is None else np.tile(found.coverage, copies),
+    )
 
 
 def _on_grid(case: PlanningCase, structure: str) -> Float32Array:

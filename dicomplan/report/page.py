@@ -9,6 +9,7 @@ from dicomplan.report.colors import structure_colors
 from dicomplan.report.dvh import dvh_section
 from dicomplan.report.goals import goals_section, header, prescription_section, unmet_section
 from dicomplan.report.markup import Markup, element, join
+from dicomplan.report.robustness import robustness_section
 from dicomplan.report.slices import isodose_levels, isodose_section, isodose_styles
 from dicomplan.report.tables import (
     beams_section,
@@ -50,6 +51,7 @@ def render_report(data: ReportData) -> str:
             goals_section(data),
             dvh_section(data, prescriptions, colors),
             trade_off_section(data),
+            robustness_section(data),
             isodose_section(data, levels, colors),
             beams_section(data) if data.beams else "",
             bev_section(data, colors),

@@ -39,6 +39,7 @@ from dicomplan.planning.imrt import optimise_fluence
 from dicomplan.planning.normalizing import normalization, scaled_deliveries
 from dicomplan.planning.proving import verdict
 from dicomplan.planning.pursuing import aims_of
+from dicomplan.planning.robustness import shifted_values
 from dicomplan.planning.segments import PointDose, deliver
 from dicomplan.sequencing.aperture_moves import FINE_MARGIN_MM, FINE_STEP_MM, fine_map
 from dicomplan.workflow.clock import Clock, creation_time
@@ -162,6 +163,11 @@ def make_plan(
         final = course_dose(engine.grid, list(by_direction.values()), fractions)
         points = _point_doses(setup, deliveries, by_direction)
         single = tuple(beam_doses(engine, deliveries, case.machine)) if want_beam_doses else ()
+    moved = None
+    robust = setup.resolved.template.robust
+    if robust is not None:
+        with clock.stage("robustness"):
+            moved = shifted_values(case, engine, planes, robust, clock.progress, cancel)
     findings: tuple[Finding, ...] = ()
     proof = None
     if cancel.finishing:
@@ -188,6 +194,7 @@ def make_plan(
         findings,
         proof,
         front,
+        moved,
     )
 
 

@@ -24,6 +24,7 @@ from dicomplan.plan.matching import BODY
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.exploring import Front
 from dicomplan.planning.proving import Verdict
+from dicomplan.planning.robustness import ShiftedValues
 from dicomplan.workflow.plan_values import Result
 
 _LIBRARIES = ("numpy", "scipy", "numba", "pydicom", "rt-utils", "contourpy")
@@ -146,6 +147,8 @@ def plan_document(
     }
     if result.verdict is not None:
         document["feasibility"] = _feasibility(result.verdict)
+    if result.shifted is not None:
+        document["robustness"] = _robustness(result.shifted, scores)
     if result.front is not None:
         document["exploration"] = _exploration(result.front, result.ideal.values)
     if result.normalization is not None:
@@ -167,6 +170,35 @@ def _feasibility(verdict: Verdict) -> dict[str, Any]:
             }
             for goal, alone_gy in verdict.fighting
         ],
+    }
+
+
+def _robustness(found: ShiftedValues, scores: Sequence[GoalResult]) -> dict[str, Any]:
+    """Each goal as planned, with the isocentre moved by each shift, its worst and its mean over all of these."""
+    nominal = {(one.structure, one.goal): one.achieved for one in scores}
+    goals = []
+    for goal in found.values[0] if found.values else ():
+        own = nominal.get((goal.structure, goal.goal.text))
+        moved = [values[goal] for values in found.values if goal in values]
+        every = moved if own is None else [own, *moved]
+        goals.append(
+            {
+                "structure": goal.structure,
+                "goal": goal.goal.text,
+                "kind": "hard" if goal.hard else "goal",
+                "unit": goal.goal.unit,
+                "nominal": own,
+                "shifted": moved,
+                "worst": max(every) if goal.goal.at_most else min(every),
+                "expected": sum(every) / len(every),
+                "met_in": sum(goal.goal.met(value) for value in every),
+                "of": len(every),
+            }
+        )
+    return {
+        "shifts_mm": [list(shift) for shift in found.robust.shifts_mm],
+        "planned_for": found.robust.goals,
+        "goals": goals,
     }
 
 
@@ -278,6 +310,15 @@ def _plan_findings(result: Result, samples: PlanSamples, total_mu: float) -> lis
                 f"{open_field:.0f} MU of an open field: leakage counts",
             )
         )
+    if result.shifted is not None:
+        for number, values in enumerate(result.shifted.values, start=1):
+            broken = [goal for goal, value in values.items() if goal.hard and not goal.goal.met(value)]
+            if broken:
+                shift = ", ".join(f"{step:g}" for step in result.shifted.robust.shifts_mm[number - 1])
+                named = ", ".join(f"{goal.structure} {goal.goal.text}" for goal in broken)
+                found.append(
+                    Finding("warning", f"with the isocentre moved by ({shift}) mm a hard limit is broken: {named}")
+                )
     outside = [
         name
         for name, inside in samples.final.items()

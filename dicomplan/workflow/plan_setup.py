@@ -12,7 +12,7 @@ from dicomplan.beams.beamlets import BeamletMap, Skin, beamlets
 from dicomplan.dicom.source import Study
 from dicomplan.dose.engines import DoseEngine, PencilBeamEngine, collapsed_cone_engine
 from dicomplan.dose.influence import FactorisedInfluence, factorised_influence
-from dicomplan.dose.pencil_beam import BeamSamples, beam_samples, medium
+from dicomplan.dose.pencil_beam import BeamSamples, beam_samples, joined_samples, medium
 from dicomplan.dose.pencil_kernel import pencil_kernel
 from dicomplan.errors import TemplateError
 from dicomplan.events import Cancel, Progress
@@ -27,6 +27,7 @@ from dicomplan.plan.resolve import ResolvedTemplate, resolve
 from dicomplan.plan.template import PlanTemplate
 from dicomplan.planning.case import PlanningCase
 from dicomplan.planning.pursuing import Aims
+from dicomplan.planning.robustness import shifted
 from dicomplan.planning.voxels import OptimizationVoxels, optimization_voxels
 from dicomplan.workflow.clock import Clock
 from dicomplan.workflow.inspect_structures import near_the_end
@@ -47,7 +48,8 @@ def prepare(
         structures = structure_coverages(case, resolved, clock.progress, cancel)
         body = structures.by_name[BODY]
         grid = dose_grid(case.ct.grid, body, template.dose.grid_mm)
-        refuse_too_large(grid, body, len(template.beams.fields), template.dose.grid_mm)
+        scenarios = 1 if template.robust is None else 1 + len(template.robust.shifts_mm)
+        refuse_too_large(grid, body, len(template.beams.fields) * scenarios, template.dose.grid_mm)
         body_on_grid = coverage_on_grid(body, grid)
         overrides = [(structures.by_name[one.structure], one.mass_density_g_cm3) for one in resolved.density]
         density, findings = patient_density(case.ct, (body, *structures.included.values()), overrides)
@@ -106,11 +108,18 @@ def optimised_voxels(setup: Setup, aims: Aims) -> OptimizationVoxels:
 
 
 def seen_by_beams(setup: Setup, voxels: IntArray, clock: Clock) -> tuple[BeamSamples, ...]:
-    """What the engine of the optimisation needs of voxels (linear on the dose grid), for each beam."""
+    """What the engine of the optimisation needs of voxels (linear on the dose grid), for each beam.
+
+    With set-up errors in the template: of the voxels once more for each shift of the isocentre, one after the other.
+    """
+    robust = setup.resolved.template.robust
+    shifts = ((0.0, 0.0, 0.0), *(robust.shifts_mm if robust is not None else ()))
     found = []
     for one in setup.maps:
         clock.progress(Progress("influence", f"depths of {one.beam.name}"))
-        found.append(beam_samples(one.beam.frame(setup.case.patient_position), setup.around, voxels, setup.kernel))
+        frames = [shifted(one.beam, shift).frame(setup.case.patient_position) for shift in shifts]
+        parts = [beam_samples(frame, setup.around, voxels, setup.kernel) for frame in frames]
+        found.append(parts[0] if len(parts) == 1 else joined_samples(parts))
     return tuple(found)
 
 

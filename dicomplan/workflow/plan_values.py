@@ -27,6 +27,7 @@ from dicomplan.planning.exploring import Front
 from dicomplan.planning.imrt import IdealPlan
 from dicomplan.planning.normalizing import NormalizationResult
 from dicomplan.planning.proving import Verdict
+from dicomplan.planning.robustness import ShiftedValues
 from dicomplan.planning.segments import DeliveredPlan
 from dicomplan.planning.voxels import OptimizationVoxels
 
@@ -95,6 +96,7 @@ class Result:
     In the order of ``deliveries``: ``point_doses_gy``, the dose of one fraction at the isocentre (None outside the dose
     grid), and ``beam_doses_gy`` of one fraction on the dose grid, only where they were asked for. ``verdict``: whether any
     plan could hold the hard constraints, where this one does not. ``front``: plans between two goals, where asked for.
+    ``shifted``: the goals with the isocentre moved, where the template names set-up errors.
     """
 
     setup: Setup
@@ -111,3 +113,4 @@ class Result:
     findings: tuple[Finding, ...] = ()
     verdict: Verdict | None = None
     front: Front | None = None
+    shifted: ShiftedValues | None = None
