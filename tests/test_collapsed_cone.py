@@ -26,7 +26,8 @@ def cones() -> ConeSet:
 def released_in(grid: VoxelGrid, electron: np.ndarray, voxels: tuple[slice, slice, slice]) -> Terma:
     primary, scatter = (np.zeros(grid.shape, dtype=np.float32) for _ in range(2))
     primary[voxels], scatter[voxels] = 1.0, 2.0
-    return Terma(grid, primary, scatter, np.zeros((0, 0, 0), dtype=np.float32), electron)
+    nothing = np.zeros((0, 0, 0), dtype=np.float32)
+    return Terma(grid, primary, scatter, nothing, electron, nothing)
 
 
 @pytest.mark.parametrize("tilt_mm", [0.0, 3000.0])

@@ -20,6 +20,7 @@ from dicomplan.dose.terma import (
     mass_attenuation_cm2_g,
     terma,
 )
+from dicomplan.geometry.rays import path_integral
 
 
 def mono(energy_mev):
@@ -92,7 +93,7 @@ def test_sharper_edges_against_pairs_of_voxels(seed):
     random = np.random.default_rng(seed)
     shape = tuple(random.integers(1, 6, size=3))
     released = random.uniform(0.0, 1.0, size=shape).astype(np.float32)
-    electron = random.choice([0.001, 0.26, 1.0, 1.7], size=shape).astype(np.float32)
+    electron = random.choice([0.001, 0.26, 1.0, 1.7, 15.0], size=shape).astype(np.float32)
     result = np.empty_like(released)
     kernels.sharpen(released, electron, 0.28, 0.03, result)
     expected = sharpened(released, electron, 0.28, 0.03)
@@ -176,3 +177,17 @@ def test_bins_are_spread_over_their_width():
     assert single.tolist() == [2.0]
     assert share.tolist() == [1.0]
     assert load_point_kernels().fraction.shape[0] == 12
+
+
+def test_depths_are_those_that_rays_have_behind_them():
+    """Kept on the way: the paths of path_integral where the field is, NaN elsewhere."""
+    volume = box((8, 20, 8), 5.0)
+    volume.mass_g_cm3[:, 6:9] = 0.3
+    at = frame(30.0)
+    result = terma(rectangle((-11.0, 9.0), (-8.0, 8.0)), at, volume, beam(), depths=True)
+    released = result.primary > 0
+    assert np.array_equal(np.isnan(result.depth_mm), ~released)
+    points = volume.grid.patient_from_index(np.argwhere(released))
+    expected = path_integral(result.electron_relative, volume.grid, at.source_mm, points)
+    assert result.depth_mm[released] == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    assert terma(rectangle(), at, volume, beam()).depth_mm.size == 0

@@ -12,6 +12,7 @@ FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 
 _THIN = np.float32(1e-6)  # electron density of no medium
+_DENSE = np.float32(1.7)  # of cortical bone: metal counts no more, or thin foils would empty the voxels behind them
 
 
 @kernel()
@@ -137,9 +138,11 @@ def terma(
     primary: Float32Array,
     scatter: Float32Array,
     kept: Float32Array,
+    depth: Float32Array,
 ) -> None:
     """Energy released per volume (Gy g/cm3 per unit fluence) into ``primary`` and ``scatter``, float32 (z, y, x); what
-    metal absorbs beyond its electrons into ``kept`` (no voxels: not wanted).
+    metal absorbs beyond its electrons into ``kept``, the water-equivalent path in mm where it was traced into ``depth`` (both: no
+    voxels, not wanted).
 
     ``axes`` (3, 3): x, y, z axis of the beam limiting device in local coordinates. ``tables`` (rows, depths) over the
     water-equivalent path: primary, scatter, their extra release per fraction of bone (2 rows), log attenuation
@@ -182,6 +185,8 @@ def terma(
                 if opening == 0.0:
                     continue
                 _trace(mass, electron, start, step, source, target, knots, excess, paths)
+                if depth.size > 0:
+                    depth[z, y, x] = 10.0 * paths[0]
                 if softening != 0.0:
                     paths *= 1.0 + softening * np.sqrt(px * px + py * py)
                 fluence = opening * distance**2 / (r0 * r0 + r1 * r1 + r2 * r2)
@@ -239,7 +244,8 @@ def _passed(released: Float32Array, electron: Float32Array, z: int, y: int, x: i
     if k < 0 or k >= planes or j < 0 or j >= rows or i < 0 or i >= columns:
         return 0.0
     own, other = max(electron[z, y, x], _THIN), max(electron[k, j, i], _THIN)
-    value: float = 0.5 * (own + other) * (released[z, y, x] / own - released[k, j, i] / other)
+    mean = 0.5 * (min(own, _DENSE) + min(other, _DENSE))
+    value: float = mean * (released[z, y, x] / own - released[k, j, i] / other)
     return value
 
 
@@ -254,8 +260,8 @@ def sharpen(
     """Energy released (z, y, x) with steeper edges, into ``out``; the sum stays.
 
     Each voxel takes ``near`` times the difference of the energy per electron to the next voxels along the three axes, times
-    the mean of the two densities, from them, and gives ``far`` times that to the next but one. Nothing passes the
-    grid's outside.
+    the mean of the two densities (metal's counted as bone's), from them, and gives ``far`` times that to the next but one.
+    Nothing passes the grid's outside.
     """
     planes, rows, columns = released.shape
     for z in prange(planes):

@@ -63,7 +63,8 @@ def collapsed_cone_dose(
     kernels = load_point_kernels()
     kernel = fit_kernel(beam, kernels)
     directions = cone_set(kernel, cones)
-    released = terma(fluence, frame, density, beam, kernels, sharpen=SHARPEN)
+    electrons = beam.electron_weight > 0.0
+    released = terma(fluence, frame, density, beam, kernels, sharpen=SHARPEN, depths=electrons)
     dose = transport(released, frame, directions)
     returned, kept = electron_return(released, frame, kernel)
     dose += returned
@@ -74,6 +75,6 @@ def collapsed_cone_dose(
         dose += kept / mass
     if dose_to == "water":
         dose *= water_over_medium(mass, released.electron_relative)
-    if beam.electron_weight > 0.0:
-        dose += electron_dose(fluence, frame, released.grid, released.electron_relative, beam)
+    if electrons:
+        dose += electron_dose(fluence, frame, released.grid, released.electron_relative, released.depth_mm, beam)
     return dose

@@ -35,9 +35,17 @@ def surface_release_mev_per_mm(beam: BeamModel) -> float:
 
 
 def electron_dose(
-    fluence: FluencePlane, frame: BeamFrame, grid: VoxelGrid, electron_relative: Float32Array, beam: BeamModel
+    fluence: FluencePlane,
+    frame: BeamFrame,
+    grid: VoxelGrid,
+    electron_relative: Float32Array,
+    depth_mm: Float32Array,
+    beam: BeamModel,
 ) -> Float32Array:
-    """Dose of contaminating electrons, Gy cm2 per photon, float32 (z, y, x): at voxel centres, to water."""
+    """Dose of contaminating electrons, Gy cm2 per photon, float32 (z, y, x): at voxel centres, to water.
+
+    ``depth_mm`` (z, y, x): water-equivalent paths from the source; traced here where they are NaN.
+    """
     from scipy.interpolate import RegularGridInterpolator
     from scipy.special import ndtr
 
@@ -58,7 +66,9 @@ def electron_dose(
     indices = np.indices(grid.shape[1:]).reshape(2, -1).T
     for k in range(grid.shape[0]):
         points = grid.patient_from_index(np.column_stack([np.full(len(indices), k), indices]))
-        depth = path_integral(electron_relative, grid, frame.source_mm, points)
+        depth = depth_mm[k].ravel().astype(np.float64)
+        unknown = np.isnan(depth)
+        depth[unknown] = path_integral(electron_relative, grid, frame.source_mm, points[unknown])
         near = np.flatnonzero(depth < _REACH * beam.electron_depth_mm)
         projected = frame.project(points[near])
         distance = np.linalg.norm(points[near] - frame.source_mm, axis=-1)

@@ -50,7 +50,8 @@ class Terma:
     ``primary``: what electrons of the first interaction will deposit; ``scatter``: the rest. ``kept``: what titanium and
     gold absorb beyond what their electrons would in water, mostly by photoelectric effect and pair production; it is
     taken to stay where it is released (no voxels, if there is no metal). ``electron_relative``:
-    electron density relative to water of the same grid, that the transport runs on.
+    electron density relative to water of the same grid, that the transport runs on. ``depth_mm``: water-equivalent path from
+    the source, NaN where nothing is released (no voxels, if not asked for).
     """
 
     grid: VoxelGrid
@@ -58,6 +59,7 @@ class Terma:
     scatter: Float32Array
     kept: Float32Array
     electron_relative: Float32Array
+    depth_mm: Float32Array
 
 
 def electron_density(mass_g_cm3: NDArray[np.floating]) -> Float32Array:
@@ -126,6 +128,7 @@ def terma(
     beam: BeamModel,
     kernels: PointKernels | None = None,
     sharpen: tuple[float, float] = (0.0, 0.0),
+    depths: bool = False,
 ) -> Terma:
     """Energy released in every voxel for ``fluence`` x 1 photon/cm2 on the axis at the isocentre plane.
 
@@ -136,7 +139,7 @@ def terma(
     falls with the inverse square of the distance. Off the axis the path counts 1 + softening x radius times.
     ``sharpen``: shares of the differences to the next voxels, and to the ones after, that edges are steepened by, for a
     transport that blurs those it gets: of the field as of the shadows of lung and bone. The sum stays, voxels just outside
-    an edge go below 0.
+    an edge go below 0. ``depths``: keep the water-equivalent paths.
     """
     from dicomplan.dose import _kernels_terma
 
@@ -150,6 +153,7 @@ def terma(
     scatter = np.zeros(grid.shape, dtype=np.float32)
     metal = float(mass.max()) > HU_TABLE[-1].mass_g_cm3
     kept = np.zeros(grid.shape if metal else (0, 0, 0), dtype=np.float32)
+    depth = np.full(grid.shape if depths else (0, 0, 0), np.nan, dtype=np.float32)
     opened = np.argwhere(values > 0)
     if opened.size:
         step = np.array([x_mm[1] - x_mm[0], y_mm[1] - y_mm[0]])
@@ -180,12 +184,13 @@ def terma(
             primary,
             scatter,
             kept,
+            depth,
         )
     if sharpen != (0.0, 0.0):
         for volume in (primary, scatter):
             blunt = volume.copy()
             _kernels_terma.sharpen(blunt, electron, *sharpen, volume)
-    return Terma(grid, primary, scatter, kept, electron)
+    return Terma(grid, primary, scatter, kept, electron, depth)
 
 
 def _blurred(fluence: FluencePlane, sigma_mm: float) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -73,7 +73,10 @@ def path_length(density, start, step, source, target, samples=200_000):
 
 
 def sharpened(released, electron, near, far):
-    """Energy (z, y, x) that steepens the differences per electron: pair by pair, what one voxel takes the other gives."""
+    """Energy (z, y, x) that steepens the differences per electron: pair by pair, what one voxel takes the other gives.
+
+    In proportion to the mean of the two densities, metal's counted as bone's.
+    """
     out = released.astype(np.float64)
     for away, weight in ((1, near), (2, -far)):
         for axis in range(3):
@@ -83,7 +86,7 @@ def sharpened(released, electron, near, far):
                 if other[axis] >= released.shape[axis]:
                     continue
                 other = tuple(other)
-                density = 0.5 * (float(electron[index]) + float(electron[other]))
+                density = 0.5 * (min(float(electron[index]), 1.7) + min(float(electron[other]), 1.7))
                 moved = float(released[index]) / float(electron[index]) - float(released[other]) / float(
                     electron[other]
                 )
