@@ -15,6 +15,7 @@ from dicomplan.patient.coverage import coverage_on_grid
 from dicomplan.plan.derive import AIR_DENSITY_G_CM3, HIGHER_LEVEL_MARGIN_MM, Region
 from dicomplan.plan.library import load_template
 from dicomplan.planning.case import PlanningCase, goal_values, plan_loss, shortfall
+from dicomplan.planning.pursuing import aims_of, without_idle
 from dicomplan.planning.voxels import OptimizationVoxels, optimization_voxels, reachable_fraction, voxel_sets
 from dicomplan.workflow.clock import Clock
 from dicomplan.workflow.plan_setup import prepare
@@ -101,6 +102,34 @@ def test_air_and_skin_carry_no_underdose(case: PlanningCase, skin_mm: float) -> 
     assert not part[cavity < 5.0].any()
     # all the rest of the box can be reached
     assert (part[(depth > skin_mm + 2.6) & (cavity > 12.0)] > 0.99).all()
+
+
+def test_air_is_held_where_it_is_asked_for(case: PlanningCase, voxels: OptimizationVoxels) -> None:
+    """``counted`` lets points in air and under the skin go, ``through_air`` those under the skin alone."""
+    tissue, every = Region("BODY", counted=True), Region("BODY", counted=True, through_air=True)
+    sets = voxel_sets(case, voxels, [tissue, every])
+    held = {region: one.counted() for region, one in sets.items() if one is not None}
+    assert (held[every] >= held[tissue]).all()
+    more = sets[every].indices[held[every] & ~held[tissue]]
+    cavity = np.linalg.norm(centres(case, voxels)[more] - (14.0, -37.0, 10.0), axis=1)
+    assert len(more) > 5
+    assert cavity.max() < 10.0
+
+
+def test_a_target_without_air_has_no_wish_for_it(case: PlanningCase, voxels: OptimizationVoxels) -> None:
+    aims = aims_of(case.resolved)
+    asked = [spec.region for spec in aims.wishes if spec.region.through_air]
+    assert [region.structure for region in asked] == ["PTV_5000"]
+    sets = voxel_sets(case, voxels, aims.regions)
+    assert not [spec for spec in without_idle(aims, sets).wishes if spec.region.through_air]
+    # a target that is half air keeps it
+    half = replace(sets[asked[0]], coverage=None)
+    kept = {
+        **sets,
+        asked[0]: half,
+        replace(asked[0], through_air=False): replace(half, coverage=np.arange(len(half.indices)) % 2),
+    }
+    assert [spec for spec in without_idle(aims, kept).wishes if spec.region.through_air]
 
 
 def test_goals_are_judged_and_weighed(case: PlanningCase) -> None:

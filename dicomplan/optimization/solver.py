@@ -31,6 +31,7 @@ StopReason = Literal["converged", "iteration limit", "no descent", "asked to end
 _MOST_ROUNDS = 100  # a round that makes no step must not be repeated for ever
 _FIRST_STEP = 0.1  # of the fluence's norm: how far the first step of L-BFGS-B goes
 _SHARE_STEP = 0.02  # likewise of the share by which limits give way
+_KEPT_PENALTY = 400.0  # of what an earlier search hands on
 _LEAST_SIZE = 0.03  # of the median beamlet: one that hardly reaches anything is not scaled up further
 
 
@@ -330,7 +331,12 @@ class _Work:
         return tuple(
             new
             if had is None or len(had.held) != len(new.held)
-            else replace(new, multipliers=np.where(new.held > 0.0, had.multipliers, 0.0), penalty=had.penalty)
+            else replace(
+                new,
+                multipliers=np.where(new.held > 0.0, had.multipliers, 0.0),
+                # a penalty that has grown is not worth keeping: with it the next search could hardly move
+                penalty=min(had.penalty, _KEPT_PENALTY),
+            )
             for had, new in zip(known, fresh, strict=True)
         )
 

@@ -21,7 +21,6 @@ FloatArray = NDArray[np.float64]
 
 _PRICE = 1.0  # of a share of either goal: far above what the guide's terms could gain by it
 _HELD = 0.001  # so much of its dose the goal that was bettered first may lose while the other one is
-_PENALTY = 400.0
 _FIRST_EFFORT = 3  # times the iterations: the multipliers of all that is held are found here
 _SETTINGS = SolverSettings(max_iterations=80, round_iterations=20, relative_change=2e-4)
 
@@ -70,8 +69,7 @@ class _Front:
             cancel=self.cancel,
         )
         for place, state in zip(places, self.solution.states, strict=True):
-            # multipliers are worth keeping, a penalty that has grown is not: with it the next search could hardly move
-            self.states[place] = replace(state, penalty=min(state.penalty, _PENALTY))
+            self.states[place] = state
 
     def missing(self, one: int) -> float:
         return missing_share(self.pair[one], self.solution.dose_gy)

@@ -43,10 +43,13 @@ _BETTER_ITERATIONS = 15
 
 @dataclass(frozen=True)
 class Wish:
-    """A goal as a limit: ``group`` (1 first) says when its turn comes, ``better`` whether less than the limit is welcome."""
+    """A goal as a limit: ``group`` (1 first) says when its turn comes, ``better`` whether less than the limit is welcome.
+
+    Groups between whole numbers come in between.
+    """
 
     limit: Constraint
-    group: int
+    group: float
     better: bool = False
 
 
@@ -187,10 +190,10 @@ def fulfil(
             break
         group = tuple(members)
         worst = max(0.0, *(work.missing(k) for k in group))
-        (share,) = work.reach(held, [_Way(group, start=worst)], _GROUP_ITERATIONS, f"group {number}")
+        (share,) = work.reach(held, [_Way(group, start=worst)], _GROUP_ITERATIONS, f"group {number:g}")
         if share > _MET and len(group) > 1:
             ways = [_Way((k,), most=share + slack, start=min(max(0.0, work.missing(k)), share)) for k in group]
-            each = work.reach(held, ways, _GROUP_ITERATIONS, f"group {number}, each")
+            each = work.reach(held, ways, _GROUP_ITERATIONS, f"group {number:g}, each")
         else:
             each = (share,) * len(group)
         for k, own in zip(group, each, strict=True):

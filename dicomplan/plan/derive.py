@@ -56,7 +56,8 @@ class Region:
     all these together (:data:`ALL_SCENARIOS`).
 
     ``reachable``: target points in air (:data:`AIR_DENSITY_G_CM3`) or as near under the skin as the template
-    says (``skin``) are left out as well. ``counted``: they are not left out, but count as points that no limit can be held to.
+    says (``skin``) are left out as well. ``counted``: they are not left out, but count as points that no limit can be held
+    to; with ``through_air`` only those under the skin do, those in air are held like any other.
     """
 
     structure: str
@@ -64,6 +65,7 @@ class Region:
     margin_mm: float = 0.0
     reachable: bool = False
     counted: bool = False
+    through_air: bool = False
     scenario: int = 0
 
 
@@ -116,12 +118,19 @@ def wishes(resolved: ResolvedTemplate) -> tuple[ObjectiveSpec, ...]:
     """The goals as limits in the order of their groups (``priority``), to be held as far as they can be.
 
     What every prescription implies is wished for together with the first group: a target's mean dose (without the higher
-    levels) is its level. Acceptable values are second goals, after all groups. None where the template writes its own
+    levels) is its level. Coverage of a target's air (``through_air``) comes right after its group. Acceptable values are
+    second goals, after all groups. None where the template writes its own
     objectives: then these say all that is wanted.
     """
     if resolved.objectives:
         return ()
     found = [_wish(resolved, one) for one in resolved.goals]
+    # the goal is judged on the whole target: what fluence can do for its air comes next, before the next group
+    found += [
+        replace(spec, region=replace(spec.region, through_air=True), goal=None)
+        for spec in found
+        if spec.region.counted and spec.kind == "min_dvh"
+    ]
     last = max((one.priority for one in resolved.goals), default=0)
     for one in resolved.goals:
         if one.goal.acceptable is not None:
@@ -131,7 +140,7 @@ def wishes(resolved: ResolvedTemplate) -> tuple[ObjectiveSpec, ...]:
         higher = _higher(resolved, target.dose_gy)
         own = Region(target.name, higher, HIGHER_LEVEL_MARGIN_MM if higher else 0.0, reachable=True)
         found.append(ObjectiveSpec(own, "min_mean", target.dose_gy, 1.0, hard=True, priority=1))
-    return tuple(sorted(found, key=lambda spec: spec.priority))
+    return tuple(sorted(found, key=lambda spec: (spec.priority, spec.region.through_air)))
 
 
 def hard_limits(resolved: ResolvedTemplate) -> tuple[ObjectiveSpec, ...]:

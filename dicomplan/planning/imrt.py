@@ -20,7 +20,7 @@ from dicomplan.optimization.solver import SolverSettings
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import PlanningCase, goal_values, plan_loss
-from dicomplan.planning.pursuing import GUIDE_SHARE, Aims, corrected, pursue
+from dicomplan.planning.pursuing import GUIDE_SHARE, Aims, corrected, pursue, without_idle
 from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
 
 FloatArray = NDArray[np.float64]
@@ -103,6 +103,7 @@ def optimise_fluence(
     cancel = cancel or Cancel()
     maps = [beam.beamlets for beam in operator.beams]
     sets = voxel_sets(case, voxels, aims.regions)
+    aims = without_idle(aims, sets)
     scale = case.resolved.highest_level_gy
     smoothing = plan_smoothing(maps)
     if aims.wishes:

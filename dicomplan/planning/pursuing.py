@@ -28,6 +28,8 @@ GUIDE_SHARE = 0.25
 """Of the derived weights and of smoothing: beside wishes the guide only settles what they leave open."""
 
 _OVERSHOOT = 1.1  # a broken hard limit moves by a little more than what is missing
+_AIR_LATER = 0.5  # of a group: a target's air comes after what is asked of its tissue
+_LITTLE_AIR = 0.25  # of the volume that a goal allows to be cold: so much air needs nothing of its own
 _MOST = 0.03  # of its dose: a goal's aim is not corrected by more; what is further off has other reasons
 
 
@@ -66,6 +68,21 @@ def aims_of(resolved: ResolvedTemplate) -> Aims:
     return Aims(withstanding(guide, robust), withstanding(wanted, robust), slack=resolved.template.slack)
 
 
+def without_idle(aims: Aims, sets: Mapping[Region, VoxelSet | None]) -> Aims:
+    """The aims without wishes for the air of targets that hold little of it."""
+
+    def needed(spec: ObjectiveSpec) -> bool:
+        if not spec.region.through_air:
+            return True
+        every, tissue = sets[spec.region], sets[replace(spec.region, through_air=False)]
+        if every is None or tissue is None:
+            return False
+        air = float(every.weights[every.counted()].sum() - tissue.weights[tissue.counted()].sum())
+        return air > _LITTLE_AIR * (spec.allowed_percent / 100.0 * every.volume + spec.allowed_cc)
+
+    return replace(aims, wishes=tuple(spec for spec in aims.wishes if needed(spec)))
+
+
 def pursue(
     operator: DoseOperator,
     aims: Aims,
@@ -91,7 +108,7 @@ def pursue(
     guide = build(tightened(aims.guide, aims.shifts_gy), sets, scale_gy, smoothing).problem
     asked = build(tightened(aims.wishes, aims.shifts_gy), sets, scale_gy)
     listed = [
-        Wish(limit, spec.priority, spec.better)
+        Wish(limit, spec.priority + (_AIR_LATER if spec.region.through_air else 0.0), spec.better)
         for limit, spec in zip(asked.problem.constraints, asked.constraint_specs, strict=True)
     ]
     iterations = 0

@@ -46,6 +46,8 @@ TIGHTENING_ROUNDS = 4
 LOOKING_ROUNDS = 2
 """So many of these come before the exact dose of the best is known; the others follow where it breaks a limit."""
 
+_QUICK, _QUICK_LOOKS = 30_000_000, 4  # where the dose of all segments has fewer elements, a look is cheap
+
 _LEVELS = 30.0  # steps between nothing and the highest fluence of the plan, if the number of segments is free
 _SETTINGS = SolverSettings(max_iterations=150, relative_change=5e-4)
 _COARSER = 1.2  # the step grows by this until the segments are few enough
@@ -270,7 +272,8 @@ def deliver(
     found = best = work.optimise(exact=False)
     exact = False
     rounds = 0
-    while rounds < LOOKING_ROUNDS and plan_loss(best.values) != (0.0, 0.0) and not cancel.finishing:
+    looks = _QUICK_LOOKS if influence.voxel_count * influence.beamlet_count < _QUICK else LOOKING_ROUNDS
+    while rounds < looks and plan_loss(best.values) != (0.0, 0.0) and not cancel.finishing:
         rounds += 1
         broken = plan_loss(found.values)[0] > 0
         found = work.again(found, exact=broken)
@@ -281,7 +284,7 @@ def deliver(
             break
     if not exact:
         best = work.judged(best.deliveries, exact=True)
-    while rounds < TIGHTENING_ROUNDS and plan_loss(best.values)[0] > 0 and not cancel.finishing:
+    while rounds < looks + TIGHTENING_ROUNDS - LOOKING_ROUNDS and plan_loss(best.values)[0] > 0 and not cancel.finishing:
         rounds += 1
         found = work.again(best, exact=True)
         best = min(best, found, key=lambda plan: plan_loss(plan.values))

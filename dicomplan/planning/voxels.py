@@ -73,6 +73,7 @@ def voxel_sets(
     far: dict[tuple[str, ...], Float32Array] = {}
     asked = any(one.reachable or one.counted for one in regions)
     reachable = _reachable(case).ravel()[voxels.indices] if asked else None
+    deep = _deep(case).ravel()[voxels.indices] if any(one.through_air for one in regions) else None
     result: dict[Region, VoxelSet | None] = {}
     for region in regions:
         if region.structure not in covered:
@@ -85,7 +86,7 @@ def voxel_sets(
             fraction = np.where(far[region.without] > region.margin_mm, fraction, np.float32(0.0))
         if region.reachable and reachable is not None:
             fraction = np.where(reachable, fraction, np.float32(0.0))
-        held = reachable if region.counted else None
+        held = (deep if region.through_air else reachable) if region.counted else None
         found = _voxel_set(region.structure, fraction, voxels, case.density.grid.voxel_volume_cc, held)
         result[region] = found if found is None else _in_scenario(found, region.scenario, voxels)
     return result
@@ -147,12 +148,17 @@ def _distance_to(case: PlanningCase, structures: tuple[str, ...]) -> Float32Arra
 
 def _reachable(case: PlanningCase) -> NDArray[np.bool_]:
     """Voxels in tissue and deeper under the skin than where dose builds up."""
+    result: NDArray[np.bool_] = _deep(case) & (case.density.mass_g_cm3 >= AIR_DENSITY_G_CM3)
+    return result
+
+
+def _deep(case: PlanningCase) -> NDArray[np.bool_]:
+    """Voxels deeper under the skin than where dose builds up."""
     from scipy.ndimage import distance_transform_edt
 
     grid = case.density.grid
     inside = np.pad(case.body >= 0.5, 1)
     depth = distance_transform_edt(inside, sampling=grid.spacing_mm)[1:-1, 1:-1, 1:-1]
     # from the centre to the nearest outer centre: the surface lies half a voxel before that
-    deep = depth - 0.5 * min(grid.spacing_mm) > case.resolved.template.skin_mm
-    result: NDArray[np.bool_] = deep & (case.density.mass_g_cm3 >= AIR_DENSITY_G_CM3)
+    result: NDArray[np.bool_] = depth - 0.5 * min(grid.spacing_mm) > case.resolved.template.skin_mm
     return result
