@@ -284,7 +284,9 @@ def deliver(
             break
     if not exact:
         best = work.judged(best.deliveries, exact=True)
-    while rounds < looks + TIGHTENING_ROUNDS - LOOKING_ROUNDS and plan_loss(best.values)[0] > 0 and not cancel.finishing:
+    while (
+        rounds < looks + TIGHTENING_ROUNDS - LOOKING_ROUNDS and plan_loss(best.values)[0] > 0 and not cancel.finishing
+    ):
         rounds += 1
         found = work.again(best, exact=True)
         best = min(best, found, key=lambda plan: plan_loss(plan.values))
