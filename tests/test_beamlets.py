@@ -229,6 +229,16 @@ def test_a_beamlet_beyond_the_skin_is_tied_to_the_nearest_on_the_patient() -> No
         assert np.linalg.norm(centres[other] - centres[one]) == pytest.approx(distance.min())
 
 
+def test_a_field_that_ends_before_the_skin_is_not_opened_up_to_it() -> None:
+    """The skin 20 mm beyond the target's margin: no tissue in between is opened for the sake of flash."""
+    at = np.arange(-120.0, 121.0, 3.0)
+    body = np.stack(np.meshgrid(at[at <= 45.0], at, at, indexing="ij"), axis=-1).reshape(-1, 3)
+    found = beamlets(HERE, HERE.frame("HFS"), ball(20.0), MLC, skin=Skin(body, 3.0, 25.0))
+    plain = beamlets(HERE, HERE.frame("HFS"), ball(20.0), MLC)
+    assert len(found.flash) == 0
+    assert found.count == plain.count
+
+
 def test_a_beam_that_meets_the_skin_square_gets_no_flash() -> None:
     """From gantry 90 the surface lies across the beam: its silhouette ends far from the target."""
     plain, flash = at_the_skin(0.0, 90.0), at_the_skin(15.0, 90.0)

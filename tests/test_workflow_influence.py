@@ -12,6 +12,7 @@ from plan_helpers import template
 from scipy.sparse import load_npz
 
 from dicomplan.cli.main import main
+from dicomplan.workflow.convert import StudyRequest
 from dicomplan.workflow.influence import InfluenceOutcome, InfluenceRequest, run_influence
 
 
@@ -23,7 +24,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(study: Path, folder: Path, **options: object) -> InfluenceOutcome:
     path = folder / "template.yaml"
     path.write_text(template(), encoding="utf-8")
-    return run_influence(InfluenceRequest((study,), str(path), folder / "out", **options))
+    return run_influence(InfluenceRequest(StudyRequest((study,)), str(path), folder / "out", **options))
 
 
 def test_the_matrix_gives_the_dose_of_an_open_field(study: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def beamlets(
 
     Columns are :data:`BEAMLET_MM` wide with edges at its multiples, rows the machine's leaf pairs. A gap within a row
     is filled, so that a leaf pair can open over it. With ``skin`` beamlets also lie beyond the body's silhouette, up to
-    ``flash_mm`` from it, where its edge is within the margin of a target. Raises ValueError where no target lies within
+    ``flash_mm`` from it, where the field without them ends at the skin. Raises ValueError where no target lies within
     the leaves' reach.
     """
     projected = frame.project(target_points_mm)[:, :2]
@@ -110,13 +110,16 @@ def beamlets(
     if skin is not None:
         # a disc of 0.87 voxels about each centre, half the space diagonal, leaves no holes in the silhouette
         body, hole = frame.project(skin.points_mm)[:, :2], 0.87 * skin.spacing_mm
-        beyond = (
-            _near(projected, x_edges, boundaries, reach)
-            & _near(body, x_edges, boundaries, hole + skin.flash_mm)
-            & ~_near(body, x_edges, boundaries, hole)
-        )
-        # the cells that the skin cuts belong to the field's edge
-        active |= beyond | (_beside(beyond) & _near(projected, x_edges, boundaries, reach))
+        outside = ~_near(body, x_edges, boundaries, hole)
+        # only where the field itself ends at the skin: elsewhere tissue lies between the two
+        edge = _centres(active & _beside(outside), x_edges, boundaries)
+        if len(edge):
+            beyond = (
+                outside
+                & _near(body, x_edges, boundaries, hole + skin.flash_mm)
+                & _near(edge, x_edges, boundaries, skin.flash_mm)
+            )
+            active |= beyond
     rows = np.flatnonzero(active.any(axis=1))
     if len(rows) == 0:
         raise ValueError("the targets lie beyond the leaves")
@@ -137,6 +140,12 @@ def _beside(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return result
 
 
+def _centres(cells: NDArray[np.bool_], x_edges: FloatArray, y_edges: FloatArray) -> FloatArray:
+    """(n, 2) x and y of the centres of cells, mm."""
+    y, x = np.meshgrid(0.5 * (y_edges[1:] + y_edges[:-1]), 0.5 * (x_edges[1:] + x_edges[:-1]), indexing="ij")
+    return np.stack([x[cells], y[cells]], axis=-1)
+
+
 def _tied(
     active: NDArray[np.bool_], beyond: NDArray[np.bool_], x_edges: FloatArray, y_edges: FloatArray
 ) -> NDArray[np.int64]:
@@ -145,9 +154,8 @@ def _tied(
         return NO_FLASH
     from scipy.spatial import KDTree
 
-    y, x = np.meshgrid(0.5 * (y_edges[1:] + y_edges[:-1]), 0.5 * (x_edges[1:] + x_edges[:-1]), indexing="ij")
     number, inside = _numbers(active), active & ~beyond
-    nearest = KDTree(np.stack([x[inside], y[inside]], axis=-1)).query(np.stack([x[beyond], y[beyond]], axis=-1))[1]
+    nearest = KDTree(_centres(inside, x_edges, y_edges)).query(_centres(beyond, x_edges, y_edges))[1]
     return np.stack([number[beyond], number[inside][nearest]], axis=-1)
 
 

@@ -55,21 +55,24 @@ def run(options: argparse.Namespace, session: Session) -> int:
     study = existing_paths(options.study)
     with session.long_work() as progress:
         from dicomplan.dicom.files import MAX_STUDY_BYTES
+        from dicomplan.workflow.convert import StudyRequest
         from dicomplan.workflow.influence import InfluenceRequest, run_influence
 
         request = InfluenceRequest(
-            study=study,
+            study=StudyRequest(
+                study=study,
+                structure_set=options.structure_set,
+                series=options.series,
+                patient_position=options.patient_position,
+                repair=options.repair,
+                max_study_size=options.max_study_size or MAX_STUDY_BYTES,
+            ),
             template=options.template,
             output=Path(options.output),
             file_format=options.format,
             voxels=options.voxels,
             cutoff_mm=options.cutoff,
             overwrite=options.overwrite,
-            structure_set=options.structure_set,
-            series=options.series,
-            patient_position=options.patient_position,
-            repair=options.repair,
-            max_study_size=options.max_study_size or MAX_STUDY_BYTES,
         )
         outcome = run_influence(request, progress, session.cancel)
     session.result(outcome_text(outcome), outcome.document)

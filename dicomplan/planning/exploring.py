@@ -157,5 +157,6 @@ def explore(
 
 
 def _laxer(spec: ObjectiveSpec, goal: ObjectiveSpec) -> bool:
-    """Whether a wish is the acceptable value of a goal that is traded, or that goal in another scenario."""
-    return spec.goal is None and replace(spec.region, scenario=0) == goal.region and spec.kind == goal.kind
+    """Whether a wish is the acceptable value of a goal that is traded, or that goal in another scenario or in air."""
+    bare = replace(spec.region, scenario=0, through_air=False)
+    return spec.goal is None and bare == goal.region and spec.kind == goal.kind

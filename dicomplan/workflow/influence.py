@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 
 from dicomplan import DISCLAIMER, __version__
-from dicomplan.dicom.files import MAX_STUDY_BYTES
 from dicomplan.dicom.read import read_study
 from dicomplan.dose.sparse import ExplicitInfluence, LeftOut, explicit_influence, left_out, shortest_influence
 from dicomplan.events import Cancel, Finding, Progress, ProgressCallback, ignore_progress
@@ -21,6 +20,7 @@ from dicomplan.patient.coverage import coverage_on_grid
 from dicomplan.plan.library import load_template
 from dicomplan.planning.pursuing import aims_of
 from dicomplan.workflow.clock import Clock
+from dicomplan.workflow.convert import StudyRequest
 from dicomplan.workflow.documents import finding_documents, sorted_findings
 from dicomplan.workflow.memory import available_bytes
 from dicomplan.workflow.output import OutputFolder
@@ -42,18 +42,13 @@ class InfluenceRequest:
     than 0.5 % of the targets' mean dose and 1 % of the integral dose.
     """
 
-    study: tuple[Path, ...]
+    study: StudyRequest
     template: str
     output: Path
     file_format: InfluenceFormat = "npz"
     voxels: Voxels = "optimised"
     cutoff_mm: float | None = None
     overwrite: bool = False
-    structure_set: str | None = None
-    series: str | None = None
-    patient_position: str | None = None
-    repair: bool = False
-    max_study_size: int = MAX_STUDY_BYTES
 
 
 @dataclass(frozen=True)
@@ -71,22 +66,22 @@ def run_influence(
 
     Raises as :func:`dicomplan.workflow.plan.run_plan`; InsufficientMemoryError (8) also for a matrix that would not fit.
     """
-    cancel = cancel or Cancel()
+    cancel, asked = cancel or Cancel(), request.study
     if request.file_format == "portpy":
         require_hdf5()
     template = load_template(request.template)
     machine = load_machine(machine_place(template, request.template))
-    destination = OutputFolder(request.output, overwrite=request.overwrite, inputs=request.study)
+    destination = OutputFolder(request.output, overwrite=request.overwrite, inputs=asked.study)
     clock = Clock(progress)
     with destination as folder, one_thread_for_algebra():
         with clock.stage("read"):
             study = read_study(
-                request.study,
-                structure_set=request.structure_set,
-                series=request.series,
-                patient_position=request.patient_position,
-                repair=request.repair,
-                max_study_size=request.max_study_size,
+                asked.study,
+                structure_set=asked.structure_set,
+                series=asked.series,
+                patient_position=asked.patient_position,
+                repair=asked.repair,
+                max_study_size=asked.max_study_size,
                 progress=progress,
             )
         setup = prepare(study, template, machine, request.template, clock, cancel)

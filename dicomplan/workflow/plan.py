@@ -133,6 +133,7 @@ def make_plan(
             delivered = deliver(case, setup.maps, ideal, voxels, doses, point_dose, limit, fine, clock.progress, cancel)
     except NotDeliverableError as error:
         return Result(setup, voxels, influence, ideal, None, None, (), (), (), None, (error.message,), front=front)
+    ended_early = cancel.finishing  # what comes now is no search: a deadline that passes in it has cut nothing short
     scaling = normalization(case, delivered.dose.dose_gy)
     deliveries = delivered.deliveries
     if scaling is not None:
@@ -170,7 +171,7 @@ def make_plan(
             moved = shifted_values(case, engine, planes, robust, clock.progress, cancel)
     findings: tuple[Finding, ...] = ()
     proof = None
-    if cancel.finishing:
+    if ended_early:
         findings = (
             Finding("warning", "asked to end early: this is the best plan found so far, not the best there is"),
         )
