@@ -5,45 +5,28 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-import zlib
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
-import pydicom
-from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as DicomSequence
-from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from dicomplan.dicom.byte_sources import MAX_OBJECT_BYTES, ByteSource, Skipped, byte_sources, file_source, is_archive
+from dicomplan.dicom.parsing import meta_text, parse, text_or_empty
 from dicomplan.errors import InputError, UsageError
 from dicomplan.events import Finding, Progress, ProgressCallback, ignore_progress
 
 MAX_STUDY_BYTES = 20 * 10**9
 """Greatest size of a study, pixels unpacked: a thousand slices, ten doses and a deformable 4D CT are a quarter of it."""
-MAX_INFLATED_BYTES = 512 * 1024**2
-"""Greatest size of one object of the deflated transfer syntax, inflated."""
-MAX_SEQUENCE_DEPTH = 32
-"""Greatest depth of nested sequences; the deepest of DICOM's own RT objects has eight."""
 
 _PLANNED_ON = ("CT", "RTSTRUCT")
-_UNDEFINED_LENGTH = 0xFFFFFFFF
-_ELEMENT_HEADER_BYTES = 8
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _ION_PLAN = "1.2.840.10008.5.1.4.1.1.481.8"
 # Elements that a file without preamble may start with: file meta or SpecificCharacterSet .. SOPInstanceUID.
 _BARE_STARTS = (b"\x02\x00\x00\x00", b"\x02\x00\x01\x00", b"\x02\x00\x02\x00", b"\x08\x00", b"\x00\x08\x00")
-# The file meta information of real files ends within a few hundred bytes.
-_META_BYTES = 16 * 1024
-_PIECE_BYTES = 4 * 1024**2
-_META_GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,18 +45,18 @@ class DicomObject:
     @property
     def modality(self) -> str:
         """Modality (0008,0060), upper case; empty when absent or unreadable."""
-        return _text(self.header, "Modality").upper()
+        return text_or_empty(self.header, "Modality").upper()
 
     @property
     def uid(self) -> str:
         """SOP instance UID of the dataset (not of the file meta)."""
-        return _text(self.header, "SOPInstanceUID")
+        return text_or_empty(self.header, "SOPInstanceUID")
 
     @property
     def kind(self) -> str:
         """The modality for people; ion and brachytherapy plans are named."""
         if self.modality == "RTPLAN":
-            if _text(self.header, "SOPClassUID") == _ION_PLAN:
+            if text_or_empty(self.header, "SOPClassUID") == _ION_PLAN:
                 return "RTPLAN (ions)"
             if "ApplicationSetupSequence" in self.header:
                 return "RTPLAN (brachytherapy)"
@@ -92,7 +75,7 @@ class DicomObject:
             raise InputError("the file changed while it was read", file=self.file)
         # A frame's header is put together from parts of the file: it tells nothing of the others.
         known = self.header if self.frame is None else None
-        return _parse(io.BytesIO(content), self.file, pixels=True, size=len(content), known=known)
+        return parse(io.BytesIO(content), self.file, pixels=True, size=len(content), known=known)
 
     @property
     def unpacked_bytes(self) -> int:
@@ -232,12 +215,27 @@ def read_object(path: Path) -> tuple[DicomObject, Dataset]:
     return item, item.load()
 
 
+@pydicom_silenced()
+def read_whole(path: Path) -> DicomObject:
+    """One DICOM file, read and parsed once: its ``header`` is the whole dataset, pixels included.
+
+    Raises UsageError if it is not there or cannot be read, InputError if it is no DICOM object or not whole.
+    """
+    item = _object(file_source(path), Counter(), whole=True)
+    if item is None:
+        raise InputError("is not a DICOM object", file=path)
+    return item
+
+
 def _looks_like_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM" or head.startswith(_BARE_STARTS)
 
 
-def _object(source: ByteSource, counts: Counter[str]) -> DicomObject | None:
-    """The object in a file; None, and counted why, if it is none. Raises InputError for a damaged one."""
+def _object(source: ByteSource, counts: Counter[str], *, whole: bool = False) -> DicomObject | None:
+    """The object in a file; None, and counted why, if it is none. Raises InputError for a damaged one.
+
+    ``whole``: its header is the whole dataset, as :meth:`DicomObject.load` gives it.
+    """
     head = source.read(132)
     if not _looks_like_dicom(head):
         counts["archives" if is_archive(head) else "foreign"] += 1
@@ -249,10 +247,17 @@ def _object(source: ByteSource, counts: Counter[str]) -> DicomObject | None:
             return None
         raise InputError(f"is larger than {MAX_OBJECT_BYTES // 1024**3} GiB", file=source.name)
     try:
-        with source.open() as stream:
-            header = _parse(stream, source.name, pixels=False)
-        item = DicomObject(source.name, header, source)
-        directory = _meta_text(header, "MediaStorageSOPClassUID") == _DICOMDIR
+        if whole:
+            content = source.read()
+            item = DicomObject(
+                source.name, parse(io.BytesIO(content), source.name, pixels=True, size=len(content)), source
+            )
+            item.__dict__["sha256"] = hashlib.sha256(content).hexdigest()
+        else:
+            with source.open() as stream:
+                item = DicomObject(source.name, parse(stream, source.name, pixels=False), source)
+        header = item.header
+        directory = meta_text(header, "MediaStorageSOPClassUID") == _DICOMDIR
         uid, modality = item.uid, item.modality
     except InputError:
         if certain:
@@ -282,122 +287,8 @@ def _same(first: DicomObject, second: DicomObject) -> bool:
         return False
 
 
-def _parse(
-    stream: BinaryIO, file: str, *, pixels: bool, size: int | None = None, known: Dataset | None = None
-) -> Dataset:
-    """The dataset in ``stream``; the depth of elements that ``known``, read from the same bytes before, has is not
-    looked at again: that takes most of the time."""
-    _check_deflated(stream, file)
-    try:
-        dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels)
-        whole = _is_whole(dataset, size)
-        deep = _is_deeper(dataset, MAX_SEQUENCE_DEPTH, () if known is None else known.keys())
-    except RecursionError as error:
-        raise InputError("its sequences are nested too deep", file=file) from error
-    except Exception as error:  # pydicom raises what its parser stumbles over
-        raise InputError(f"the DICOM file is damaged or cut short ({type(error).__name__})", file=file) from error
-    if not whole:
-        raise InputError("the DICOM file is cut short", file=file)
-    if deep:
-        raise InputError(f"its sequences are nested deeper than {MAX_SEQUENCE_DEPTH}", file=file)
-    return dataset
-
-
-def _check_deflated(stream: BinaryIO, file: str) -> None:
-    """Refuse an object of the deflated transfer syntax that inflates beyond reason, before pydicom inflates it."""
-    head = stream.read(_META_BYTES)
-    stream.seek(0)
-    meta = head[132:]
-    stated = meta.startswith(_META_GROUP_LENGTH)
-    length = int.from_bytes(meta[8:12], "little") if stated else 0
-    if stated and length > _META_BYTES // 2:
-        raise InputError(f"the file meta information has {length} bytes", file=file)
-    if DeflatedExplicitVRLittleEndian.encode() not in meta:
-        return
-    if not stated:
-        raise InputError("a deflated object without the length of its file meta information", file=file)
-    stream.seek(144 + length)
-    inflated = _inflated_bytes(stream.read(), MAX_INFLATED_BYTES)
-    stream.seek(0)
-    if inflated > MAX_INFLATED_BYTES:
-        raise InputError(f"the object inflates to more than {MAX_INFLATED_BYTES // 1024**2} MiB", file=file)
-
-
-def _inflated_bytes(packed: bytes, most: int) -> int:
-    """Size that a raw deflate stream inflates to, counted piece by piece until it is beyond ``most``; 0 if damaged."""
-    inflater, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    try:
-        while packed and not inflater.eof and count <= most:
-            count += len(inflater.decompress(packed, _PIECE_BYTES))
-            packed = inflater.unconsumed_tail
-    except zlib.error:
-        return 0
-    return count
-
-
-def _is_whole(dataset: Dataset, size: int | None) -> bool:
-    """Whether all values have their stated length (pydicom takes what is left of a cut file without a word).
-
-    ``size``: length of the file if it was read to the end; fewer bytes after the last value than a tag and its length
-    take are the start of an element that was cut off.
-    """
-    last: RawDataElement | None = None
-    for tag in sorted(dataset.keys()):
-        element = dataset.get_item(tag)
-        if not isinstance(element, RawDataElement) or element.length == _UNDEFINED_LENGTH:
-            last = None
-            continue
-        if len(element.value or b"") != element.length:
-            return False
-        last = element
-    deflated = _meta_text(dataset, "TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
-    if size is None or last is None or deflated:
-        return True
-    return not 0 < size - (last.value_tell + last.length) < _ELEMENT_HEADER_BYTES
-
-
-def _is_deeper(dataset: Dataset, depth: int, known: Container[BaseTag] = ()) -> bool:
-    """Whether sequences are nested deeper than ``depth``; reads all of them but those of the ``known`` tags."""
-    layer = list(_nested(dataset, known))
-    for _ in range(depth):
-        if not layer:
-            return False
-        layer = [item for part in layer for item in _nested(part)]
-    return bool(layer)
-
-
-def _nested(dataset: Dataset, known: Container[BaseTag] = ()) -> Iterator[Dataset]:
-    for tag in list(dataset.keys()):
-        if tag in known:
-            continue
-        element = dataset.get_item(tag)
-        if element.VR is None or (element.VR == "UN" and isinstance(element, RawDataElement)):
-            try:
-                sequence = dictionary_VR(tag) == "SQ"
-            except KeyError:
-                continue
-        else:
-            sequence = element.VR == "SQ"
-        if sequence:
-            value = dataset[tag].value
-            if isinstance(value, DicomSequence):
-                yield from value
-
-
-def _meta_text(dataset: Dataset, keyword: str) -> str:
-    meta = getattr(dataset, "file_meta", None)
-    return "" if meta is None else _text(meta, keyword)
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    try:
-        return str(dataset.get(keyword) or "").strip()
-    except Exception:  # pydicom raises what its conversion stumbles over; unreadable counts as absent
-        return ""
-
-
 def _count(dataset: Dataset, keyword: str) -> int:
     try:
-        return int(_text(dataset, keyword) or 0)
+        return int(text_or_empty(dataset, keyword) or 0)
     except ValueError:
         return 0

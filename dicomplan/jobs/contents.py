@@ -11,8 +11,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from dicomplan.dicom import attributes as at
-from dicomplan.dicom.byte_sources import is_archive
-from dicomplan.dicom.files import DicomObject, Scan, pydicom_silenced, scan_study
+from dicomplan.dicom.byte_sources import file_source, is_archive
+from dicomplan.dicom.files import DicomObject, Scan, pydicom_silenced, read_whole, scan_study
 from dicomplan.dicom.read_structures import CLOSED_TYPES, contour_points
 from dicomplan.dicom.select import ct_series, references_of
 from dicomplan.errors import InputError
@@ -92,14 +92,14 @@ def read_contents(path: Path) -> FileContents:
     Raises InputError where anything in it is damaged, cut short or no DICOM object, and where pixels are missing;
     UsageError where it cannot be opened. Sentences may name the file: they are for the caller to clean.
     """
-    scan = scan_study([path])
-    if scan.refusals:
-        raise scan.refusals[0]
-    with path.open("rb") as stream:
-        zipped = is_archive(stream.read(4))
-    objects = tuple(_content(item) for item in scan.objects)
-    sha256 = file_sha256(path) if zipped else objects[0].sha256
-    return FileContents(sha256, path.stat().st_size, objects, zipped)
+    if is_archive(file_source(path).read(4)):
+        scan = scan_study([path])
+        if scan.refusals:
+            raise scan.refusals[0]
+        objects = tuple(_content(item, item.load()) for item in scan.objects)
+        return FileContents(file_sha256(path), path.stat().st_size, objects, is_zip=True)
+    item = read_whole(path)
+    return FileContents(item.sha256, item.source.size, (_content(item, item.header),))
 
 
 def file_sha256(path: Path) -> str:
@@ -111,8 +111,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _content(item: DicomObject) -> Content:
-    dataset = item.load()
+def _content(item: DicomObject, dataset: Dataset) -> Content:
     header = item.header
     with at.naming(item.file):
         kind = item.modality
