@@ -18,8 +18,9 @@ from dicom_helpers import edit, tiny_ct, write_tiny_study
 from dicomplan.jobs.inbox_lock import InboxLock
 from dicomplan.jobs.readiness import Waits
 from dicomplan.jobs.rules import one_template
-from dicomplan.jobs.service import Service, Settings
+from dicomplan.jobs.service import Service
 from dicomplan.jobs.service_log import ServiceLog
+from dicomplan.jobs.settings import Settings
 from dicomplan.jobs.store import JobStore
 from dicomplan.jobs.values import Job
 

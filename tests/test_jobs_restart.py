@@ -59,7 +59,7 @@ def test_waits_go_on_when_the_service_starts_again(tmp_path: Path, made: Path) -
     # 500 s later by the clock since boot; somebody has set the wall clock three years on
     now[0] = Moment(begin.boot, begin.boot_s + 500.0, begin.wall_s + 1e8)
     watcher = start()
-    watcher.until(lambda: watcher.service._inbox.is_read() and len(watcher.service._inbox.index) == 14)
+    watcher.until(lambda: watcher.service.inbox.is_read() and len(watcher.service.inbox.index) == 14)
     watcher.turn(20)
     assert watcher.states() == []
     watcher.store.close()
@@ -110,9 +110,11 @@ def test_a_worker_that_cannot_write_the_outbox_costs_no_attempt(tmp_path: Path, 
     watcher = Watcher(tmp_path)
     study(watcher.inbox / "s", "s", study_id="errno 30")
     with monkeypatch.context() as patch:
-        patch.setattr(watcher.service, "_probe_outbox", lambda: "the outbox cannot be written: Read-only file system")
+        patch.setattr(
+            watcher.service.places, "probe_outbox", lambda: "the outbox cannot be written: Read-only file system"
+        )
         # the probe that comes round by itself must not stop the job before it begins
-        patch.setattr(watcher.service, "_check_places", lambda now_s: None)
+        patch.setattr(watcher.service.places, "check", lambda now_s: None)
         watcher.until(lambda: "outbox" in watcher.service.gauges.trouble)
         (job,) = watcher.store.jobs()
         assert (job.state, job.attempts) == ("waiting", 0)
@@ -121,8 +123,8 @@ def test_a_worker_that_cannot_write_the_outbox_costs_no_attempt(tmp_path: Path, 
 
 def test_a_folder_that_cannot_be_listed_is_told_and_holds_nobody_up(tmp_path: Path, made: Path, monkeypatch) -> None:
     watcher = Watcher(tmp_path)
-    scan = watcher.service._inbox.scan
-    monkeypatch.setattr(watcher.service._inbox, "scan", lambda now_s: replace(scan(now_s), unlisted=("x",)))
+    scan = watcher.service.inbox.scan
+    monkeypatch.setattr(watcher.service.inbox, "scan", lambda now_s: replace(scan(now_s), unlisted=("x",)))
     copied(made, watcher.inbox / "s")
     (job,) = watcher.settle(1)
     assert job.state == "done"
@@ -151,7 +153,7 @@ def test_an_inbox_that_cannot_be_written_is_left_as_it_is_and_remembered(
     copied(made, tmp_path / "in" / "s")
     for _ in range(2):
         watcher = Watcher(tmp_path)
-        watcher.until(lambda watcher=watcher: watcher.states() == ["done"] and watcher.service._inbox.is_read())
+        watcher.until(lambda watcher=watcher: watcher.states() == ["done"] and watcher.service.inbox.is_read())
         watcher.turn(20)
         assert watcher.states() == ["done"]
         assert len(watcher.left()) == 13

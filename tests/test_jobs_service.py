@@ -9,6 +9,7 @@ import stat
 import zipfile
 from pathlib import Path
 
+import pydicom
 import pytest
 from jobs_helpers import RECEIVED, Watcher, copied, study, template_file
 
@@ -86,8 +87,6 @@ def test_the_same_study_again_is_not_planned_again_unless_asked(tmp_path: Path, 
 def test_refused_input_says_why_and_is_not_tried_again(watcher: Watcher, made: Path) -> None:
     copied(made, watcher.inbox / "s")
     for path in (watcher.inbox / "s").iterdir():
-        import pydicom
-
         dataset = pydicom.dcmread(path)
         if dataset.Modality == "CT":
             dataset.PatientPosition = ""
@@ -139,72 +138,6 @@ def test_missing_images_are_refused_by_number_and_planned_when_they_come(watcher
     jobs = watcher.settle(2)
     assert [one.state for one in jobs] == ["refused", "done"]
     assert watcher.left() == []
-
-
-def test_a_late_slice_makes_a_new_job_that_names_the_old_one(watcher: Watcher, made: Path, tmp_path: Path) -> None:
-    import pydicom
-
-    copied(made, watcher.inbox / "s")
-    (first,) = watcher.settle(1)
-    slices = [pydicom.dcmread(path) for path in made.iterdir() if path.name != "RS.dcm"]
-    late = max(slices, key=lambda item: float(item.ImagePositionPatient[2]))
-    x, y, z = (float(value) for value in late.ImagePositionPatient)
-    late.ImagePositionPatient = [x, y, z + 3.0]
-    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = f"{late.SOPInstanceUID}.1"[:64]
-    late.save_as(watcher.inbox / "late.dcm")
-    jobs = watcher.settle(2)
-    assert [(one.state, one.follows) for one in jobs] == [("done", None), ("done", first.id)]
-    kinds = [len([f for f in watcher.store.files(one.id) if f.kind == "CT"]) for one in jobs]
-    assert kinds == [12, 13]
-
-
-def test_a_late_slice_supersedes_a_running_job(watcher: Watcher, tmp_path: Path) -> None:
-    import pydicom
-
-    made = study(tmp_path / "slow", "slow", study_id="slow 30")
-    copied(made, watcher.inbox / "s")
-    watcher.until(lambda: watcher.states() == ["running"])
-    slices = [pydicom.dcmread(path) for path in made.iterdir() if path.name != "RS.dcm"]
-    late = max(slices, key=lambda item: float(item.ImagePositionPatient[2]))
-    x, y, z = (float(value) for value in late.ImagePositionPatient)
-    late.ImagePositionPatient = [x, y, z + 3.0]
-    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = f"{late.SOPInstanceUID}.1"[:64]
-    late.save_as(watcher.inbox / "s" / "late.dcm")
-    watcher.until(lambda: watcher.states()[:1] == ["superseded"] and len(watcher.states()) == 2)
-    old, new = watcher.store.jobs()
-    assert (old.superseded_by, new.follows) == (new.id, old.id)
-    watcher.turn(20)
-    assert watcher.service._pool.jobs in ((), (new.id,))
-    assert not (watcher.settings.work / old.id).exists()
-
-
-def test_a_new_structure_set_finds_the_ct_that_was_processed(watcher: Watcher, made: Path) -> None:
-    import pydicom
-
-    copied(made, watcher.inbox / "s")
-    watcher.settle(1)
-    second = pydicom.dcmread(made / "RS.dcm")
-    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4.5.6"
-    second.save_as(watcher.inbox / "second.dcm")
-    jobs = watcher.settle(2)
-    assert [one.state for one in jobs] == ["done", "done"]
-    assert jobs[1].structure_set_uid == "1.2.3.4.5.6"
-    assert jobs[0].series_uid == jobs[1].series_uid
-
-
-def test_kept_input_is_remembered_and_a_new_template_plans_it_again(tmp_path: Path, made: Path) -> None:
-    for text, count in (("35", 1), ("35", 1), ("30", 2)):
-        path = tmp_path / "t.yaml"
-        path.write_text(Path(template_file(tmp_path)).read_text().replace("fractions: 35", f"fractions: {text}"))
-        from dicomplan.jobs.rules import one_template
-
-        watcher = Watcher(tmp_path, keep_input=True, rules=one_template(str(path)))
-        copied(made, watcher.inbox / "s") if not watcher.left() else None
-        watcher.until(lambda watcher=watcher, count=count: watcher.states() == ["done"] * count)
-        watcher.turn(20)
-        assert watcher.states() == ["done"] * count
-        assert len(watcher.left()) == 13
-        watcher.store.close()
 
 
 @pytest.mark.parametrize(
@@ -280,7 +213,7 @@ def test_cancel_stops_the_worker_and_retry_runs_the_job_again(watcher: Watcher, 
     watcher.until(lambda: watcher.states() == ["running"])
     (job,) = watcher.store.jobs()
     assert watcher.store.cancel(job.id)
-    watcher.until(lambda: watcher.service._pool.jobs == ())
+    watcher.until(lambda: watcher.service.runner.pool.jobs == ())
     watcher.settle(1)
     assert watcher.store.retry(job.id)
     (job,) = watcher.settle(1)

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from dicomplan.errors import UsageError
-from dicomplan.jobs import store as store_module
+from dicomplan.jobs import store_schema
 from dicomplan.jobs.owner import is_alive, this_owner
-from dicomplan.jobs.store import SCHEMA_VERSION, JobStore
+from dicomplan.jobs.store import JobStore
 from dicomplan.jobs.store_place import check_place, default_store, file_system
+from dicomplan.jobs.store_schema import SCHEMA_VERSION
 from dicomplan.jobs.values import JobFile, NewJob, job_id, job_key
 
 OUTBOX = "/out"
@@ -183,8 +184,8 @@ def test_mode_and_durability(store: JobStore, tmp_path: Path) -> None:
 def test_an_older_schema_is_migrated_and_a_newer_one_refused(tmp_path: Path) -> None:
     path = tmp_path / "jobs.sqlite"
     base = sqlite3.connect(path)
-    base.executescript(store_module._MIGRATIONS[0])
-    base.execute(f"PRAGMA application_id = {store_module._APPLICATION_ID}")
+    base.executescript(store_schema._MIGRATIONS[0])
+    base.execute(f"PRAGMA application_id = {store_schema._APPLICATION_ID}")
     base.execute("PRAGMA user_version = 1")
     row = (*["x"] * 8, 1000, *["x"] * 2, 0, 0)
     base.execute(

@@ -18,7 +18,8 @@ from dicomplan.errors import UsageError
 
 if TYPE_CHECKING:
     from dicomplan.jobs.rules import Rules
-    from dicomplan.jobs.service import Service, Settings
+    from dicomplan.jobs.service import Service
+    from dicomplan.jobs.settings import Settings
 
 
 def add(commands: Commands) -> None:
@@ -143,7 +144,7 @@ def _settings(options: argparse.Namespace, session: Session, rules: Rules) -> Se
         raise UsageError("--replan needs the input to be moved: it cannot go with --keep-input")
     from dicomplan.jobs.readiness import Waits
     from dicomplan.jobs.retention import Retention
-    from dicomplan.jobs.service import Settings
+    from dicomplan.jobs.settings import Settings
     from dicomplan.jobs.store_place import default_store
     from dicomplan.workflow.memory import available_bytes
     from dicomplan.workflow.threads import usable_cores

@@ -32,7 +32,7 @@ class Inbox:
     """Scans of one inbox and an index of its stable files. ``quiet_s`` as in :class:`~dicomplan.jobs.readiness.Waits`.
 
     ``first_seen_s``: the monotonic time at which a content (by its SHA-256) was first seen, which may lie before this
-    process began.
+    process began. ``read_count``: files read so far.
     """
 
     def __init__(self, path: Path, quiet_s: float) -> None:
@@ -42,6 +42,7 @@ class Inbox:
         self.index: dict[str, Indexed] = {}
         self.first_seen_s: dict[str, float] = {}
         self.empty_folders: tuple[str, ...] = ()
+        self.read_count = 0
         self._recalled: dict[str, list[Present]] = {}
 
     def scan(self, now_s: float) -> Snapshot:
@@ -66,6 +67,7 @@ class Inbox:
             if time.monotonic() > until:
                 return True
             self.index[name] = self._read(name)
+            self.read_count += 1
         return False
 
     def _read(self, name: str) -> Indexed:
@@ -154,6 +156,11 @@ class Inbox:
                         found.append(Present(content, name, contents.sha256, _RECALLED_SINCE_S, False, contents.is_zip))
             self._recalled[job] = found
         return self._recalled[job]
+
+    def forget(self, name: str) -> None:
+        """Drop a file that was moved away."""
+        del self.index[name]
+        self.watched.seen.pop(name, None)
 
     def forget_recalled(self) -> None:
         """Drop what was called back: the folders have changed, or nobody needs them."""

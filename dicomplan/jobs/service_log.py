@@ -17,7 +17,6 @@ class ServiceLog:
         self._plain = plain
         self._quiet = quiet
         self._lock = threading.Lock()
-        self._said: dict[str, str] = {}
 
     def write(self, level: str, event: str, **values: object) -> None:
         """One event: ``level`` is ``info``, ``warning`` or ``error``, ``event`` a short key, ``values`` what belongs to it."""
@@ -34,14 +33,3 @@ class ServiceLog:
         with self._lock:
             self._stream.write(line + "\n")
             self._stream.flush()
-
-    def once(self, key: str, level: str, event: str, **values: object) -> None:
-        """An event that is only written when it differs from the last one of this key."""
-        text = json.dumps([event, values], default=str)
-        if self._said.get(key) != text:
-            self._said[key] = text
-            self.write(level, event, **values)
-
-    def forget(self, key: str) -> bool:
-        """Forget the last event of a key; whether there was one."""
-        return self._said.pop(key, None) is not None
