@@ -26,11 +26,11 @@ from dicomplan.workflow.clock import creation_time
 from dicomplan.workflow.output import OutputFolder
 
 
-def quick_plan(study: Path, template: str, result: Path) -> int:
+def quick_plan(study: tuple[Path, ...], template: str, result: Path) -> int:
     """RTDOSE and plan.json as a function of input, template and creation time; refused as ``plan`` refuses."""
     loaded = load_template(template)
-    with OutputFolder(result, inputs=(study,)) as folder:
-        read = read_study((study,))
+    with OutputFolder(result, inputs=study) as folder:
+        read = read_study(study)
         word, _, value = str(read.source.attributes.get("StudyID", "")).partition(" ")
         misbehave(word, value)
         hashes = [f"{item.sop_instance_uid} {item.sha256}" for item in read.source.inputs]

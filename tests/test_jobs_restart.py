@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from jobs_helpers import Watcher, copied, study, template_file
 from network_helpers import free_port, wait_for_port
 
+from dicomplan.jobs import accepting
 from dicomplan.jobs.first_seen import Moment, elapsed_s, present_moment
 from dicomplan.jobs.inbox_lock import InboxLock
 from dicomplan.jobs.readiness import Waits
@@ -141,6 +143,41 @@ def test_a_template_that_is_removed_is_missed_by_nobody(tmp_path: Path, made: Pa
     copied(made, watcher.inbox / "s")
     (job,) = watcher.settle(1)
     assert job.state == "done"
+
+
+def test_a_large_study_is_copied_into_several_zips_and_an_older_copy_still_runs(
+    tmp_path: Path, made: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(accepting, "_ZIP_MEMBERS", 5)
+    watcher = Watcher(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(watcher.service.runner, "start", lambda: None)
+        copied(made, watcher.inbox / "s")
+        watcher.until(lambda: watcher.states() == ["received"])
+    (job,) = watcher.store.jobs()
+    folder = watcher.settings.work / job.id
+    copies = accepting.input_paths(folder)
+    sizes = []
+    old = folder / "input"
+    for path in copies:
+        with zipfile.ZipFile(path) as archive:
+            sizes.append(len(archive.namelist()))
+            for name in archive.namelist():
+                old.mkdir(exist_ok=True)
+                (old / f"{path.stem}-{name}").write_bytes(archive.read(name))
+        path.unlink()
+    assert sizes == [5, 5, 3]
+    # every object, byte by byte; and the service that finds the copy of an earlier release plans it
+    assert sorted(path.read_bytes() for path in old.iterdir()) == sorted(path.read_bytes() for path in made.iterdir())
+    (job,) = watcher.settle(1)
+    assert (job.state, job.attempts) == ("done", 0)
+    result = (watcher.outbox / job.id / "RTDOSE.dcm").read_bytes()
+    watcher.store.close()
+    (tmp_path / "again").mkdir()
+    other = Watcher(tmp_path / "again")
+    copied(made, other.inbox / "s")
+    (job,) = other.settle(1)
+    assert (other.outbox / job.id / "RTDOSE.dcm").read_bytes() == result
 
 
 def test_an_inbox_that_cannot_be_written_is_left_as_it_is_and_remembered(

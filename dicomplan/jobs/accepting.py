@@ -1,10 +1,15 @@
-"""Accepting a job: a private copy of its input, verified byte by byte, with template and machine beside it."""
+"""Accepting a job: a private copy of its input, verified byte by byte, with template and machine beside it.
+
+The copy is a stored (uncompressed) zip, or several of a large study: a file for each slice would be synced and removed
+one by one, which takes longer than all the rest of accepting a study.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +21,11 @@ from dicomplan.jobs.readiness import Present
 
 JOB_FILE = "job.json"
 """What a worker reads of its job."""
-INPUT_FOLDER = "input"
+_INPUT_PATTERN = "input-*.zip"
+_ZIP_BYTES, _ZIP_MEMBERS = (
+    1024**3,
+    10_000,
+)  # what a zip holds before the next one begins; the reader takes up to four times
 _PARTIAL = ".partial-"
 
 
@@ -47,10 +56,9 @@ def copy_input(
     """
     partial = work / f"{_PARTIAL}{job}-{owner.replace('/', '_')}"
     remove(partial)
-    folder = partial / INPUT_FOLDER
-    folder.mkdir(parents=True, mode=0o700)
+    partial.mkdir(parents=True, mode=0o700)
     try:
-        written = _copy_objects(inbox, objects, folder)
+        written = _copy_objects(inbox, objects, partial)
         for name, text in files.items():
             path = partial / name
             path.write_text(text, encoding="utf-8")
@@ -58,7 +66,6 @@ def copy_input(
         write_document(partial / JOB_FILE, {"schema": 1, "id": job, "received_s": received_s})
         for path in written:
             sync(path)
-        sync(folder)
         sync(partial)
     except BaseException:
         remove(partial)
@@ -66,19 +73,35 @@ def copy_input(
     return Copied(partial, work / job)
 
 
+def input_paths(job_folder: Path) -> tuple[Path, ...]:
+    """The private copy of a job's input; jobs that were accepted before there were zips have it file by file."""
+    return tuple(sorted(job_folder.glob(_INPUT_PATTERN))) or (job_folder / "input",)
+
+
 def _copy_objects(inbox: Path, objects: Sequence[Present], folder: Path) -> list[Path]:
     by_file: dict[str, list[Present]] = {}
     for one in sorted(objects, key=lambda item: item.content.uid):
         by_file.setdefault(one.path, []).append(one)
+    verified = _verified(inbox, by_file)
     written: list[Path] = []
+    data = next(verified, None)
+    while data is not None:
+        written.append(folder / _INPUT_PATTERN.replace("*", f"{len(written) + 1:03d}"))
+        count = size = 0
+        with zipfile.ZipFile(written[-1], "w", zipfile.ZIP_STORED) as archive:
+            while data is not None and (not count or (count < _ZIP_MEMBERS and size + len(data) <= _ZIP_BYTES)):
+                count, size = count + 1, size + len(data)
+                archive.writestr(zipfile.ZipInfo(f"{count:05d}.dcm"), data)
+                data = next(verified, None)
+    return written
+
+
+def _verified(inbox: Path, by_file: Mapping[str, Sequence[Present]]) -> Iterator[bytes]:
     for name, members in by_file.items():
         for data, one in _bytes_of(inbox / name, members):
             if hashlib.sha256(data).hexdigest() != one.content.sha256:
                 raise ChangedError
-            path = folder / f"{len(written) + 1:05d}.dcm"
-            path.write_bytes(data)
-            written.append(path)
-    return written
+            yield data
 
 
 def _bytes_of(path: Path, members: Sequence[Present]) -> list[tuple[bytes, Present]]:

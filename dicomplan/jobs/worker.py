@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dicomplan.errors import DicomplanError
-from dicomplan.jobs.accepting import INPUT_FOLDER, JOB_FILE
+from dicomplan.jobs.accepting import JOB_FILE, input_paths
 from dicomplan.jobs.clean import reason_of_job
 from dicomplan.jobs.durable import DISK_FULL, NO_PLACE, write_document
 from dicomplan.jobs.recipes import TEMPLATE_FILE
@@ -32,8 +32,8 @@ MEMORY_VARIABLE = "DICOMPLAN_WORKER_MEMORY_BYTES"
 """Environment variable with the memory that a worker may take for data, bytes."""
 _PR_SET_PDEATHSIG = 1
 
-Plan = Callable[[Path, str, Path], int]
-"""Plans the study in a folder by a template file into a new folder; returns the exit code (0, 5 or 6)."""
+Plan = Callable[[tuple[Path, ...], str, Path], int]
+"""Plans the study in some files by a template file into a new folder; returns the exit code (0, 5 or 6)."""
 
 
 def main(arguments: Sequence[str], plan: Plan | None = None) -> int:
@@ -52,8 +52,9 @@ def main(arguments: Sequence[str], plan: Plan | None = None) -> int:
     hidden: tuple[str, ...] = ()
     error: str | None = None
     try:
-        hidden = _private(job / INPUT_FOLDER)
-        code = (plan or _plan)(job / INPUT_FOLDER, str(job / TEMPLATE_FILE), out / RESULT_FOLDER)
+        study = input_paths(job)
+        hidden = _private(study)
+        code = (plan or _plan)(study, str(job / TEMPLATE_FILE), out / RESULT_FOLDER)
     except DicomplanError as problem:
         code, error = problem.exit_code, reason_of_job(problem, hidden, (job, out))
     except MemoryError:
@@ -76,19 +77,19 @@ def _code_of(error: OSError) -> int:
     return EXIT_NO_PLACE if error.errno in NO_PLACE else 1
 
 
-def _plan(study: Path, template: str, result: Path) -> int:
+def _plan(study: tuple[Path, ...], template: str, result: Path) -> int:
     from dicomplan.workflow.plan import PlanRequest, run_plan
 
-    return run_plan(PlanRequest((study,), template, result)).exit_code
+    return run_plan(PlanRequest(study, template, result)).exit_code
 
 
-def _private(folder: Path) -> tuple[str, ...]:
+def _private(study: tuple[Path, ...]) -> tuple[str, ...]:
     """Names and identifiers of the patient in every object of the input."""
     from dicomplan.dicom.files import scan_study
     from dicomplan.workflow.privacy import private_texts
 
     found: set[str] = set()
-    for item in scan_study([folder]).objects:
+    for item in scan_study(study).objects:
         found.update(private_texts(item.header, ()))
     return tuple(sorted(found))
 
