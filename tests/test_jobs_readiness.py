@@ -12,8 +12,9 @@ from dicom_helpers import edit, write_tiny_study
 
 from dicomplan.errors import InputError, UsageError
 from dicomplan.jobs.contents import Content, SliceGeometry, StructureReferences, file_sha256, read_contents
+from dicomplan.jobs.inbox import Inbox
 from dicomplan.jobs.readiness import Decision, Present, Ready, Refused, Waiting, Waits, decide
-from dicomplan.jobs.scan import Watched, is_skipped, take_snapshot
+from dicomplan.jobs.scan import Snapshot, Watched, is_skipped, take_snapshot
 
 WAITS = Waits(quiet_s=20, structures_s=1000, give_up_s=100)
 
@@ -47,11 +48,11 @@ def test_a_file_is_stable_after_two_equal_scans_n_seconds_apart(tmp_path: Path) 
     path.write_text("x")
     watched = Watched()
     watched.observe(take_snapshot(tmp_path), 0.0)
-    assert watched.stable(20, 50.0) == []  # one scan tells nothing, however long ago
+    assert watched.stable(20) == []  # one scan tells nothing, however long ago
     watched.observe(take_snapshot(tmp_path), 19.0)
-    assert watched.stable(20, 19.0) == []
+    assert watched.stable(20) == []
     watched.observe(take_snapshot(tmp_path), 20.0)
-    assert watched.stable(20, 20.0) == ["a"]
+    assert watched.stable(20) == ["a"]
 
 
 @pytest.mark.parametrize("change", ["size", "time", "inode"])
@@ -73,9 +74,9 @@ def test_any_change_starts_the_wait_again(change: str, tmp_path: Path) -> None:
         os.replace(tmp_path / "b", path)
     for now in (20.0, 39.0):
         watched.observe(take_snapshot(tmp_path), now)
-        assert watched.stable(20, now) == []
+        assert watched.stable(20) == []
     watched.observe(take_snapshot(tmp_path), 40.0)
-    assert watched.stable(20, 40.0) == ["a"]
+    assert watched.stable(20) == ["a"]
 
 
 def test_a_share_that_is_gone_removes_nothing(tmp_path: Path) -> None:
@@ -90,7 +91,20 @@ def test_a_share_that_is_gone_removes_nothing(tmp_path: Path) -> None:
     watched.observe(gone, 10.0)
     (tmp_path / "away").rename(inbox)
     watched.observe(take_snapshot(inbox), 20.0)
-    assert watched.stable(20, 20.0) == ["a"]  # seen since 0 s
+    assert watched.stable(20) == ["a"]  # seen since 0 s
+
+
+def test_a_folder_that_could_not_be_listed_was_not_seen(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "a").write_text("x")
+    inbox = Inbox(tmp_path, 20.0)
+    inbox.watched.observe(take_snapshot(tmp_path), 0.0)
+    assert inbox.next_due_s(0.0) == 20.0
+    inbox.watched.observe(Snapshot({}, unlisted=("f",)), 30.0)
+    assert inbox.watched.stable(20) == []
+    assert inbox.next_due_s(30.0) is None  # nothing to hurry for
+    inbox.watched.observe(take_snapshot(tmp_path), 40.0)
+    assert inbox.watched.stable(20) == ["f/a"]
 
 
 def test_a_ready_file_skips_the_wait_of_its_folder_only(tmp_path: Path) -> None:
@@ -102,7 +116,7 @@ def test_a_ready_file_skips_the_wait_of_its_folder_only(tmp_path: Path) -> None:
     watched = Watched()
     watched.observe(take_snapshot(tmp_path), 0.0)
     watched.observe(take_snapshot(tmp_path), 1.0)
-    assert watched.stable(20, 1.0) == ["one/ct/1"]
+    assert watched.stable(20) == ["one/ct/1"]
 
 
 # Contents

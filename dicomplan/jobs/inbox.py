@@ -57,11 +57,11 @@ class Inbox:
             self.empty_folders = snapshot.empty_folders
         return snapshot
 
-    def look(self, now_s: float, budget_s: float) -> bool:
+    def look(self, budget_s: float) -> bool:
         """Read stable files that were not read in their present state, for about ``budget_s``; whether some are left."""
         until = time.monotonic() + budget_s
         # by folder, so that the first studies are complete early
-        for name in sorted(self.watched.stable(self.quiet_s, now_s)):
+        for name in sorted(self.watched.stable(self.quiet_s)):
             if name in self.index:
                 continue
             if time.monotonic() > until:
@@ -90,8 +90,11 @@ class Inbox:
 
     def next_due_s(self, now_s: float) -> float | None:
         """Seconds until the next file can become stable; None if no file waits for that."""
+        watched = self.watched
         waits = [
-            one.since_s + self.quiet_s - now_s for name, one in self.watched.seen.items() if name not in self.index
+            one.since_s + self.quiet_s - now_s
+            for name, one in watched.seen.items()
+            if name not in self.index and one.last_s == watched.scanned_s  # the others cannot be listed now
         ]
         return max(min(waits), 0.0) if waits else None
 

@@ -42,11 +42,11 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file's state and the monotonic time in s at which a scan first found it in this state."""
+    """A file's state and the monotonic times in s at which scans first and last found it in this state."""
 
     state: FileState
     since_s: float
-    scans: int = 1
+    last_s: float
 
 
 def is_skipped(name: str) -> bool:
@@ -96,10 +96,11 @@ def take_snapshot(inbox: Path) -> Snapshot:
 
 @dataclass
 class Watched:
-    """What the scans so far found: files with their state, ready folders."""
+    """What the scans so far found: files with their state, ready folders; ``scanned_s``: when the last one was."""
 
     seen: dict[str, Seen] = field(default_factory=dict)
     ready_folders: frozenset[str] = frozenset()
+    scanned_s: float = float("-inf")
 
     def observe(self, snapshot: Snapshot, now_s: float) -> None:
         """Take in a listing; one with trouble changes nothing, and files below an unlisted folder stay as they were."""
@@ -108,21 +109,25 @@ class Watched:
         seen: dict[str, Seen] = {}
         for name, state in snapshot.files.items():
             before = self.seen.get(name)
-            same = before is not None and before.state == state
-            seen[name] = Seen(state, before.since_s, before.scans + 1) if before and same else Seen(state, now_s)
+            since_s = before.since_s if before is not None and before.state == state else now_s
+            seen[name] = Seen(state, since_s, now_s)
         for folder in snapshot.unlisted:
             seen.update({name: one for name, one in self.seen.items() if name.startswith(f"{folder}/")})
-        self.seen, self.ready_folders = seen, snapshot.ready_folders
+        self.seen, self.ready_folders, self.scanned_s = seen, snapshot.ready_folders, now_s
 
     def is_ready(self, name: str) -> bool:
         """Whether the folder of a file, or one above it (not the inbox itself), holds a ``.ready`` file."""
         parts = name.split("/")[:-1]
         return any("/".join(parts[: depth + 1]) in self.ready_folders for depth in range(len(parts)))
 
-    def stable(self, quiet_s: float, now_s: float) -> list[str]:
-        """Files that two scans at least ``quiet_s`` apart found in the same state (any two, in a ready folder)."""
+    def stable(self, quiet_s: float) -> list[str]:
+        """Files that two scans at least ``quiet_s`` apart found in the same state (any two, in a ready folder).
+
+        The time since the last scan does not count: nobody has seen what happened meanwhile.
+        """
         return [
             name
             for name, one in self.seen.items()
-            if one.scans > 1 and (now_s - one.since_s >= quiet_s or (self.ready_folders and self.is_ready(name)))
+            if one.last_s > one.since_s
+            and (one.last_s - one.since_s >= quiet_s or (self.ready_folders and self.is_ready(name)))
         ]
