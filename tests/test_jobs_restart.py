@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import stat
@@ -17,11 +18,12 @@ import pytest
 from jobs_helpers import Watcher, copied, study, template_file
 from network_helpers import free_port, wait_for_port
 
-from dicomplan.jobs import accepting
+from dicomplan.jobs import accepting, delivering
 from dicomplan.jobs.first_seen import Moment, elapsed_s, present_moment
 from dicomplan.jobs.inbox_lock import InboxLock
 from dicomplan.jobs.readiness import Waits
 from dicomplan.jobs.rules import load_rules
+from dicomplan.jobs.values import Job
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,30 @@ def test_a_folder_that_cannot_be_listed_is_told_and_holds_nobody_up(tmp_path: Pa
     assert not healthy
     assert document["trouble"] == {"folders": "folders of the inbox that cannot be listed: 1"}
     assert watcher.service.gauges.metrics().count("dicomplan_healthy 0") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EXDEV])
+def test_input_that_cannot_be_moved_stays_and_holds_nobody_up(
+    number: int, tmp_path: Path, made: Path, monkeypatch
+) -> None:
+    def move(inbox: Path, job: Job, name: str, sha256: str) -> bool:
+        if name.startswith("stuck/"):
+            raise OSError(number, "not here")
+        return moved(inbox, job, name, sha256)
+
+    moved = delivering.move_input
+    watcher = Watcher(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(delivering, "move_input", move)
+        copied(made, watcher.inbox / "stuck")
+        watcher.until(lambda: watcher.states() == ["done"] and "input" in watcher.service.gauges.trouble)
+        study(watcher.inbox / "free", "free")
+        watcher.until(lambda: watcher.states() == ["done", "done"] and len(watcher.left()) == 13)
+        assert watcher.service.gauges.health()[0] is False
+        watcher.turn(20)
+        assert watcher.states() == ["done", "done"]
+    watcher.until(lambda: not watcher.left())
+    watcher.until(lambda: watcher.service.gauges.health()[0])
 
 
 def test_a_template_that_is_removed_is_missed_by_nobody(tmp_path: Path, made: Path) -> None:

@@ -8,7 +8,7 @@ import time
 
 from dicomplan.jobs import delivering
 from dicomplan.jobs.accepting import sweep_partial
-from dicomplan.jobs.durable import remove
+from dicomplan.jobs.durable import FAILING, remove
 from dicomplan.jobs.inbox import Inbox
 from dicomplan.jobs.places import PROBE_PREFIX
 from dicomplan.jobs.settings import Settings
@@ -20,15 +20,17 @@ _KEPT_COPIES = ("received", "waiting", "running", "failed", "cancelled")
 """States of jobs that may still run: their private copies stay."""
 
 
-def move_inputs(settings: Settings, store: JobStore, inbox: Inbox, known: set[str]) -> None:
-    """Move the input of ended jobs out of the inbox, once their end is in the store.
+def move_inputs(settings: Settings, store: JobStore, inbox: Inbox, known: set[str]) -> int:
+    """Move the input of ended jobs out of the inbox, once their end is in the store; the number of files that stay.
 
-    ``known``: hashes of files that are inputs of jobs. Raises OSError.
+    Those are in folders that may not be written, or on another file system; they are remembered, as with --keep-input,
+    and tried again. ``known``: hashes of files that are inputs of jobs. Raises OSError for a disk that is full or fails.
     """
     outbox = str(settings.outbox)
     unmoved = {job.id: job for job in store.unmoved(outbox) if job.inbox == str(settings.inbox)}
     left: set[str] = set()
     moved: dict[str, Job] = {}
+    stay = 0
     for name, one in list(inbox.index.items()):
         if one.sha256 not in known and one.error is None:
             continue
@@ -38,8 +40,15 @@ def move_inputs(settings: Settings, store: JobStore, inbox: Inbox, known: set[st
         if any(not job.is_final for job in of_file):
             left.update(job.id for job in of_file)
             continue
-        if delivering.move_input(settings.inbox, of_file[-1], name, one.sha256):
-            moved[of_file[-1].id] = of_file[-1]
+        try:
+            if delivering.move_input(settings.inbox, of_file[-1], name, one.sha256):
+                moved[of_file[-1].id] = of_file[-1]
+        except OSError as error:
+            if error.errno in FAILING:
+                raise
+            stay += 1
+            left.update(job.id for job in of_file)
+            continue
         inbox.forget(name)
     for job in moved.values():
         delivering.write_reason(settings.inbox, job)
@@ -47,12 +56,13 @@ def move_inputs(settings: Settings, store: JobStore, inbox: Inbox, known: set[st
         inbox.forget_recalled()
     _clear_folders(settings, inbox)
     if not inbox.is_read():
-        return  # some files have not been looked at: they may belong to these jobs
+        return stay  # some files have not been looked at: they may belong to these jobs
     for job in unmoved.values():
         if job.id not in left:
             if job.state != "superseded" and job.id not in moved:
                 delivering.write_reason(settings.inbox, job)
             store.set_moved(job.id)
+    return stay
 
 
 def _clear_folders(settings: Settings, inbox: Inbox) -> None:

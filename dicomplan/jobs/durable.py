@@ -13,7 +13,9 @@ from pathlib import Path
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk or quota."""
-NO_PLACE = (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ESTALE, errno.ENOTCONN)
+FAILING = (*DISK_FULL, errno.EIO, errno.ESTALE, errno.ENOTCONN)
+"""Error numbers of a disk that is full or fails, or of a share that is gone."""
+NO_PLACE = (*FAILING, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
 """Error numbers that say something about the place of a result, not about the job."""
 
 

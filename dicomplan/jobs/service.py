@@ -25,7 +25,7 @@ from dicomplan.jobs.running import Runner
 from dicomplan.jobs.service_log import ServiceLog
 from dicomplan.jobs.settings import Settings
 from dicomplan.jobs.store import JobStore
-from dicomplan.jobs.trouble import UNLISTED, Troubles
+from dicomplan.jobs.trouble import UNLISTED, UNMOVED, Troubles
 
 _LOOK_S = 2.0  # reading new files is interrupted after this, so that jobs start and end meanwhile
 _WORKER_TICK_S = 0.2
@@ -140,7 +140,11 @@ class Service:
         self._looking = self.inbox.look(_LOOK_S)
         self.intake.decide(now_s)
         if not self._keep_input and not self._looking:
-            move_inputs(self.settings, self._store, self.inbox, self.intake.known)
+            stay = move_inputs(self.settings, self._store, self.inbox, self.intake.known)
+            if stay:
+                self.troubles.note(UNMOVED, f"files of ended jobs that cannot be moved away: {stay}")
+            else:
+                self.troubles.clear(UNMOVED)
         if self.inbox.read_count == read:
             # idle costs little, however many files lie in the inbox
             rest_s = (time.thread_time() - began_cpu_s) / _IDLE_SHARE

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from dicomplan.jobs.durable import DISK_FULL, NO_PLACE
 from dicomplan.jobs.service_log import ServiceLog
 
-UNLISTED = "folders"
-"""Trouble that makes health fail and holds nothing up: a part of the inbox cannot be seen."""
+UNLISTED, UNMOVED = "folders", "input"
+"""Troubles that make health fail and hold nothing up: a part of the inbox cannot be seen, or not be moved away."""
 PAUSE_S = 5.0
 """Nothing is taken and nothing starts for so long after a step that failed."""
 WELL_AFTER_S = 60.0
@@ -37,7 +37,7 @@ class _Episode:
 
 
 class Troubles:
-    """The present troubles by subject (disk, store, inbox, outbox, place, folders); ``current`` is what health shows."""
+    """The present troubles by subject (disk, store, inbox, outbox, place, folders, input); ``current`` is what health shows."""
 
     def __init__(self, current: dict[str, str], log: ServiceLog, now: Callable[[], float] = time.monotonic) -> None:
         self.current = current
@@ -87,12 +87,12 @@ class Troubles:
     @property
     def may_take(self) -> bool:
         """Whether studies may be taken."""
-        return not self.is_paused and not self.current.keys() - {UNLISTED}
+        return not self.is_paused and not self.current.keys() - {UNLISTED, UNMOVED}
 
     @property
     def may_start(self) -> bool:
         """Whether jobs may start: they run on private copies, an inbox that is gone does not hold them up."""
-        return not self.is_paused and not self.current.keys() - {"inbox", UNLISTED}
+        return not self.is_paused and not self.current.keys() - {"inbox", UNLISTED, UNMOVED}
 
     @contextlib.contextmanager
     def watching(self, subject: str) -> Iterator[None]:
