@@ -161,6 +161,9 @@ def test_no_body_in_air():
         find_body(CTVolume(CT, np.full(CT.shape, -1000.0, dtype=np.float32)))
 
 
+TABLE_COLUMNS = ("hu", "mass_g_cm3", "electron_relative")
+
+
 def test_density_follows_the_table_and_grows():
     line = VoxelGrid((1, 1, len(HU_TABLE)), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     hu = np.array([[[point.hu for point in HU_TABLE]]], dtype=np.float32)
@@ -174,6 +177,23 @@ def test_density_follows_the_table_and_grows():
     assert (np.diff(many.mass_g_cm3.ravel()) >= -1e-6).all()
     assert many.beyond_table == (steps > 3000).sum()
     assert electron_from_mass(np.array([1.0])) == pytest.approx(1.0)
+
+
+def test_densities_are_read_off_the_table_in_any_order():
+    """The kernels' twin is numpy's interpolation, and a loop over voxels."""
+    random = np.random.default_rng(3)
+    hu = random.uniform(-1200, 3300, size=(3, 4, 50)).astype(np.float32)
+    hu[0, 0, :4] = -1000.0, 3000.0, 0.0, -990.5
+    table_hu, mass, electron = (np.array([getattr(point, name) for point in HU_TABLE]) for name in TABLE_COLUMNS)
+    found = densities(CTVolume(VoxelGrid(hu.shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)), hu))
+    np.testing.assert_allclose(found.mass_g_cm3, np.interp(hu, table_hu, mass), rtol=2e-6)
+    assert found.beyond_table == (hu > 3000).sum()
+    values = random.uniform(0.0, 4.0, size=(2, 3, 40)).astype(np.float32)
+    values[0, 0, :3] = AIR_G_CM3, 19.3, 0.0
+    for value, one in zip(values.ravel(), electron_from_mass(values).ravel(), strict=True):
+        beyond = value * electron[-1] / mass[-1]
+        expected = beyond if value > mass[-1] else np.interp(value, mass[1:], electron[1:])
+        assert one == pytest.approx(expected, rel=1e-5)
 
 
 def test_overrides_mix_by_the_covered_part_and_outside_is_air():

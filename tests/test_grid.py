@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twins import geometry_twins as twins
 
 from dicomplan.geometry.grid import VoxelGrid
-from dicomplan.geometry.resample import box_average, overlap_weights, trilinear, trilinear_on_grid
+from dicomplan.geometry.resample import box_average, gaussian_average, overlap_weights, trilinear, trilinear_on_grid
 
 TURNED = ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
 GRID = VoxelGrid((4, 5, 6), (3.0, 2.0, 1.0), (10.0, -20.0, 5.0), TURNED)
@@ -70,6 +70,15 @@ def test_box_average_of_the_same_grid_is_the_same_and_apart_grids_give_zero():
     assert not box_average(volume, GRID, GRID.crop((10, 0, 0), (12, 5, 6))).any()
     with pytest.raises(ValueError, match="same axes"):
         box_average(volume, GRID, VoxelGrid((1, 1, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 2, 6), (4, 5, 1), (2, 17, 3)])
+def test_a_gaussian_average_is_its_twin_also_in_volumes_smaller_than_it(shape):
+    volume = random_volume(shape)
+    grid = VoxelGrid(shape, (2.0, 3.0, 4.0), (0.0, 0.0, 0.0))
+    expected = twins.gaussian_average(volume, 3.0 / np.array(grid.spacing_mm), 2.0)
+    np.testing.assert_allclose(gaussian_average(volume, grid, 3.0, 2.0), expected, atol=1e-6)
+    np.testing.assert_allclose(gaussian_average(np.ones_like(volume), grid, 3.0, 2.0), 1.0, rtol=1e-6)
 
 
 def test_overlap_weights_of_a_shifted_axis():

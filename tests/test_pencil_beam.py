@@ -76,17 +76,35 @@ def test_depth_weights_are_their_twin(seed: int) -> None:
     random = np.random.default_rng(seed)
     depths = np.cumsum(random.uniform(0.5, 9.0, size=9)) - 3.0
     scales = np.geomspace(0.2, 3.0, 6)
-    table = random.uniform(0, 2, size=(9, 6, 3))
+    table = random.uniform(0, 2, size=(9, 6, 8)).astype(np.float32)
     depth = random.uniform(depths[0] - 5, depths[-1] + 5, size=200).astype(np.float32)
     scale = np.exp(random.uniform(np.log(0.05), np.log(8.0), size=200)).astype(np.float32)
     depth[:9], scale[9:15], scale[15] = depths, scales, 0.0
     factor = random.uniform(0.5, 2, size=200).astype(np.float32)
-    out = np.empty((200, 3), dtype=np.float32)
+    out = np.empty((200, 8), dtype=np.float32)
     step = float(np.log(scales[1] / scales[0]))
     kernels.depth_weights(depth, scale, factor, table, depths, float(np.log(scales[0])), step, out)
     for n in range(200):
         expected = factor[n] * dose_twins.depth_weight(depth[n], max(scale[n], 1e-6), table, depths, scales)
         np.testing.assert_allclose(out[n], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("softening", [0.0, 0.001])
+def test_what_a_source_sees_is_its_twin(softening: float) -> None:
+    random = np.random.default_rng(4)
+    axes = rotation(0, 20.0) @ rotation(2, 70.0)
+    sad = 900.0
+    source = sad * axes[2] + random.normal(size=3) * 10.0
+    points = random.normal(size=(50, 3)) * 80.0
+    averaged, voxels = random.uniform(0, 2, size=30).astype(np.float32), random.integers(0, 30, size=50)
+    depth = random.uniform(0, 200, size=50).astype(np.float32)
+    before = depth.copy()
+    found = [np.full(50, np.nan, dtype=np.float32) for _ in range(4)]
+    kernels.seen_from(points, averaged, voxels, source, axes, sad, softening, 1e-9, depth, *found)
+    for n in range(50):
+        expected = dose_twins.seen_from(points[n], source, axes, sad, softening, 1e-9, averaged[voxels[n]])
+        told = [found[0][n], found[1][n], depth[n] / before[n], found[2][n], found[3][n]]
+        np.testing.assert_allclose(told, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -13,7 +13,7 @@ from twins import dose_twins
 from dicomplan.geometry import _kernels_rays as kernels
 from dicomplan.geometry.frames import rotation
 from dicomplan.geometry.grid import VoxelGrid
-from dicomplan.geometry.rays import path_integral
+from dicomplan.geometry.rays import content_of, local_centres, local_path_integral, local_point, path_integral
 from dicomplan.patient.density import DensityVolume
 
 GRID = VoxelGrid((20, 30, 25), (5.0, 3.0, 4.0), (-48.0, -43.5, -47.5))
@@ -35,9 +35,16 @@ def test_the_kernel_is_its_twin(seed: int) -> None:
     for axis in range(3):  # along the grid's axes, where a ray meets no plane of the other two
         points[1 + axis, axis] = middle[axis]
     inner = low + random.uniform(0, 1, size=3) * spacing * shape
+    first, last, outside = np.zeros(3, dtype=np.int64), np.array(shape), 7.0
+    if seed % 2:  # all but a box of voxels holds one value, and the kernel is told so
+        first, last = np.sort(random.integers(0, np.array(shape) + 1, size=(2, 3)), axis=0)
+        surely = np.full(shape, outside, dtype=np.float32)
+        box = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+        surely[box] = volume[box]
+        volume = surely
     for start in (source, inner):
         out = np.full(len(points), np.nan, dtype=np.float32)
-        kernels.path_integrals(volume, low, spacing, start, points, out)
+        kernels.path_integrals(volume, low, spacing, first, last, outside, start, points, out)
         expected = [dose_twins.path_integral(volume, low, spacing, start, point) for point in points]
         np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-4)
 
@@ -132,3 +139,37 @@ def test_a_turned_grid_gives_the_same_along_turned_rays(seed: int) -> None:
         rtol=1e-4,
         atol=1e-3,
     )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_lies_about_the_content_counts_without_being_looked_at(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    volume = np.full(GRID.shape, 0.25, dtype=np.float32)
+    first, last = np.sort(random.integers(0, np.array(GRID.shape), size=(2, 3)), axis=0)
+    last += 1
+    volume[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = 2.0
+    content = content_of(volume)
+    if (first > 0).any():
+        np.testing.assert_array_equal([content.first, content.last], [first, last])
+        assert content.outside == 0.25
+    source, points = random.normal(size=3) * 300.0, random.uniform(-60, 60, size=(80, 3))
+    found = local_path_integral(
+        volume, GRID, content, local_point(GRID, source), np.ascontiguousarray(GRID.local_from_patient(points)[:, ::-1])
+    )
+    np.testing.assert_allclose(found, path_integral(volume, GRID, source, points), rtol=1e-5, atol=1e-4)
+
+
+def test_a_volume_of_one_value_has_no_content() -> None:
+    content = content_of(ONES)
+    np.testing.assert_array_equal(content.first, content.last)
+    points = np.zeros((1, 3))
+    found = local_path_integral(ONES, GRID, content, np.array([0.0, -300.0, 0.0]), points)
+    np.testing.assert_allclose(found, 43.5 + 1.5, rtol=1e-6)
+
+
+def test_local_centres_are_those_of_the_grid() -> None:
+    turn = rotation(2, 30.0) @ rotation(0, 20.0)
+    grid = replace(GRID, origin_mm=(7.0, -3.0, 2.0), direction=tuple(tuple(row) for row in turn))
+    voxels = np.random.default_rng(0).integers(0, grid.voxel_count, 50)
+    expected = grid.patient_from_index(np.stack(np.unravel_index(voxels, grid.shape), axis=-1))
+    np.testing.assert_allclose(grid.patient_from_local(local_centres(grid, voxels)[:, ::-1]), expected, atol=1e-9)

@@ -1,8 +1,8 @@
 """Kernels of the pencil-beam engine: depth weights, and dose as weighted bilinear samples of convolved fluence.
 
-A point reads four values from each corner of its cell of a map. Numba does not make vector instructions of so short a
-loop, so the two innermost steps are stated as vectors: :func:`_sample` and :func:`_spread`. Order of sums and products is
-fixed in them as it is elsewhere.
+A point reads eight values from each corner of its cell of a table, and four from each of a map's. Numba does not make
+vector instructions of so short a loop, so the innermost steps are stated as vectors: :func:`_between`, :func:`_sample` and
+:func:`_spread`. Order of sums and products is fixed in them as it is elsewhere.
 """
 
 from __future__ import annotations
@@ -22,35 +22,8 @@ FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
+_COMPONENTS = 8  # of the weights of a point, as many as a vector instruction takes
 _FOUR, _EIGHT = ir.VectorType(ir.FloatType(), 4), ir.VectorType(ir.FloatType(), 8)
-
-
-@kernel(parallel=True)
-def depth_weights(
-    depth: Float32Array,
-    scale: Float32Array,
-    factor: Float32Array,
-    table: FloatArray,
-    depths: FloatArray,
-    log_scale_first: float,
-    log_scale_step: float,
-    out: Float32Array,
-) -> None:
-    """``factor`` times the bilinear value of ``table`` (D, M, K) at depth (uneven ``depths``) and log scale, (n, K)."""
-    components = table.shape[2]
-    for n in prange(depth.shape[0]):
-        z = min(max(float(depth[n]), depths[0]), depths[-1])
-        i = min(np.searchsorted(depths, z), depths.shape[0] - 1)
-        i = max(i - 1, 0)
-        a = (z - depths[i]) / (depths[i + 1] - depths[i])
-        place = (np.log(max(float(scale[n]), 1e-6)) - log_scale_first) / log_scale_step
-        place = min(max(place, 0.0), table.shape[1] - 1.0)
-        j = min(int(place), table.shape[1] - 2)
-        b = place - j
-        for k in range(components):
-            low = (1.0 - b) * table[i, j, k] + b * table[i, j + 1, k]
-            high = (1.0 - b) * table[i + 1, j, k] + b * table[i + 1, j + 1, k]
-            out[n, k] = factor[n] * ((1.0 - a) * low + a * high)
 
 
 def _lanes(builder: Any, vector: Any, lanes: Sequence[int]) -> Any:
@@ -68,6 +41,30 @@ def _all_lanes(builder: Any, scalar: Any, kind: Any) -> Any:
 def _place(builder: Any, array: Any, offset: Any, kind: Any) -> Any:
     """Pointer to a vector that begins at an element of a contiguous array."""
     return builder.bitcast(builder.gep(array.data, [offset]), kind.as_pointer())
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _between(
+    context: Any, out: Any, at: Any, table: Any, low: Any, row: Any, a: Any, b: Any, factor: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Eight elements of ``out``: ``factor`` x what is ``a`` of the way from a row of ``table`` to the next.
+
+    In each row it is ``b`` of the way from eight elements to the eight after them; ``low`` is the first one's place.
+    """
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        result, source = (target.make_array(signature.args[k])(target, builder, arguments[k]) for k in (0, 2))
+        a, b, factor = (_all_lanes(builder, one, _EIGHT) for one in arguments[5:])
+        rows = []
+        for first in (arguments[3], builder.add(arguments[3], arguments[4])):
+            second = builder.add(first, ir.IntType(64)(_COMPONENTS))
+            pair = [builder.load(_place(builder, source, one, _EIGHT), align=4) for one in (first, second)]
+            rows.append(builder.fadd(pair[0], builder.fmul(b, builder.fsub(pair[1], pair[0]))))
+        value = builder.fadd(rows[0], builder.fmul(a, builder.fsub(rows[1], rows[0])))
+        builder.store(builder.fmul(factor, value), _place(builder, result, arguments[1], _EIGHT), align=4)
+        return target.get_dummy_value()
+
+    return types.void(out, at, table, low, row, a, b, factor), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -121,6 +118,70 @@ def _spread(
         return target.get_dummy_value()
 
     return types.void(maps, low, high, weight, at, a, b, value), generate
+
+
+@kernel(parallel=True)
+def depth_weights(
+    depth: Float32Array,
+    scale: Float32Array,
+    factor: Float32Array,
+    table: Float32Array,
+    depths: FloatArray,
+    log_scale_first: float,
+    log_scale_step: float,
+    out: Float32Array,
+) -> None:
+    """``factor`` times the bilinear value of ``table`` (D, M, 8) at depth (uneven ``depths``) and log scale, (n, 8)."""
+    # of cells as narrow as the narrowest interval, the interval in which each begins: at most one step from any depth's
+    narrowest = np.inf
+    for i in range(1, depths.shape[0]):
+        narrowest = min(narrowest, depths[i] - depths[i - 1])
+    cells = int((depths[-1] - depths[0]) / narrowest) + 2
+    interval = np.empty(cells, dtype=np.int64)
+    found = 0
+    for cell in range(cells):
+        while found < depths.shape[0] - 2 and depths[found + 1] <= depths[0] + cell * narrowest:
+            found += 1
+        interval[cell] = found
+    row, last = table.shape[1] * _COMPONENTS, np.float32(table.shape[1] - 1)
+    first, per_step = np.float32(log_scale_first), np.float32(1.0 / log_scale_step)
+    for n in prange(depth.shape[0]):
+        z = min(max(float(depth[n]), depths[0]), depths[-1])
+        i = interval[min(max(int((z - depths[0]) / narrowest), 0), cells - 1)]
+        while i < depths.shape[0] - 2 and depths[i + 1] < z:
+            i += 1
+        a = np.float32((z - depths[i]) / (depths[i + 1] - depths[i]))
+        place = (np.log(max(scale[n], np.float32(1e-6))) - first) * per_step
+        place = min(max(place, np.float32(0.0)), last)
+        j = min(int(place), table.shape[1] - 2)
+        b = place - np.float32(j)
+        _between(out, _COMPONENTS * n, table, i * row + j * _COMPONENTS, row, a, b, factor[n])
+
+
+@kernel(parallel=True)
+def seen_from(
+    points: FloatArray, averaged: Float32Array, voxels: IntArray, source: FloatArray, axes: FloatArray, sad: float,
+    softening: float, gy_at_sad: float,
+    depth: Float32Array, u_mm: Float32Array, v_mm: Float32Array, scale: Float32Array, factor: Float32Array,
+) -> None:  # fmt: skip
+    """How a source sees points (n, 3): their projection ``u_mm``, ``v_mm`` (n,) along the first two rows of ``axes`` (3, 3).
+
+    ``scale`` (n,) is the distance over ``sad`` times the ``averaged`` density (flat) of the point's voxel, ``factor`` (n,)
+    ``gy_at_sad`` with the inverse square of that distance; ``depth`` (n,) is multiplied by 1 + ``softening`` x the distance
+    of the projection from the axis. The third row of ``axes`` points from the isocentre to the source; mm.
+    """
+    for n in prange(points.shape[0]):
+        a, b, c = points[n, 0] - source[0], points[n, 1] - source[1], points[n, 2] - source[2]
+        along = -(a * axes[2, 0] + b * axes[2, 1] + c * axes[2, 2])
+        shrink = sad / along
+        u = (a * axes[0, 0] + b * axes[0, 1] + c * axes[0, 2]) * shrink
+        v = (a * axes[1, 0] + b * axes[1, 1] + c * axes[1, 2]) * shrink
+        square = a * a + b * b + c * c
+        u_mm[n], v_mm[n] = u, v
+        scale[n] = np.sqrt(square) / sad * averaged[voxels[n]]
+        factor[n] = gy_at_sad * (sad * sad / square)
+        if softening != 0.0:
+            depth[n] *= np.float32(1.0 + softening * np.sqrt(u * u + v * v))
 
 
 @kernel(parallel=True)

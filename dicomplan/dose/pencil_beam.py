@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomplan.dose._kernels_pencil import collect, depth_weights, gather, interleave, scatter
+from dicomplan.dose._kernels_pencil import collect, depth_weights, gather, interleave, scatter, seen_from
 from dicomplan.dose.fluence import FluencePlane, open_plane, plane_axes, source_sigma_mm
 from dicomplan.dose.pencil_kernel import PencilKernel
 from dicomplan.dose.point_kernels import GY_CM2_PER_MEV_MM
 from dicomplan.geometry.frames import BeamFrame
 from dicomplan.geometry.grid import VoxelGrid
-from dicomplan.geometry.rays import path_integral
+from dicomplan.geometry.rays import Content, content_of, local_centres, local_path_integral, local_point
+from dicomplan.geometry.resample import gaussian_average
 from dicomplan.machine.model import MachineModel
 from dicomplan.patient.density import DensityVolume
 
@@ -29,6 +30,9 @@ Float32Array = NDArray[np.float32]
 
 LATERAL_SIGMA_MM = 10.0
 """Densities are averaged with this Gaussian where they scale the kernel's width: about the reach of its electrons."""
+
+LATERAL_REACH = 2.0
+"""Where that Gaussian ends, in standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,15 @@ _SHARES = 8  # of the voxels in the transposed product: fixed, so that sums do n
 
 @dataclass(frozen=True)
 class Medium:
-    """What rays see: electron density relative to water and the same averaged laterally, float32 (z, y, x) on a grid."""
+    """What rays see: electron density relative to water and the same averaged laterally, float32 (z, y, x) on a grid.
+
+    ``content`` is the box beyond which that density is the same everywhere.
+    """
 
     grid: VoxelGrid
     electron_relative: Float32Array
     averaged: Float32Array
+    content: Content
 
 
 @dataclass(frozen=True)
@@ -77,50 +85,54 @@ class BeamSamples:
 
 def medium(density: DensityVolume) -> Medium:
     """The medium of a density volume: outside of the grid there is nothing."""
-    from scipy.ndimage import gaussian_filter
-
-    electron = density.electron_relative
-    sigma = [LATERAL_SIGMA_MM / step for step in density.grid.spacing_mm]
-    averaged = gaussian_filter(electron, sigma, mode="nearest", truncate=2.0).astype(np.float32)
-    return Medium(density.grid, electron, averaged)
-
-
-def voxel_centres_mm(grid: VoxelGrid, voxels: NDArray[np.int64]) -> FloatArray:
-    """Patient coordinates (n, 3), mm, of the centres of voxels given by their linear index (C order)."""
-    index = np.stack(np.unravel_index(voxels, grid.shape), axis=-1)
-    return grid.patient_from_index(index)
+    electron, grid = density.electron_relative, density.grid
+    content = content_of(electron)
+    averaged = np.full(electron.shape, content.outside, dtype=np.float32)
+    # farther from the content than the Gaussian reaches nothing changes
+    reach = [int(np.ceil(LATERAL_REACH * LATERAL_SIGMA_MM / step)) for step in grid.spacing_mm]
+    bounds = zip(content.first.tolist(), content.last.tolist(), reach, strict=True)
+    part = tuple(slice(max(first - more, 0), last + more) for first, last, more in bounds)
+    averaged[part] = gaussian_average(electron[part], grid, LATERAL_SIGMA_MM, LATERAL_REACH)
+    return Medium(grid, electron, averaged, content)
 
 
 def beam_samples(frame: BeamFrame, around: Medium, voxels: NDArray[np.int64], kernel: PencilKernel) -> BeamSamples:
     """How one beam sees the voxels (linear indices on the medium's grid): projection, depth, density, inverse square."""
-    points = voxel_centres_mm(around.grid, voxels)
-    depth = path_integral(around.electron_relative, around.grid, frame.source_mm, points)
-    projected = frame.project(points)
-    if kernel.softening_per_mm != 0.0:
-        depth *= (1.0 + kernel.softening_per_mm * np.hypot(projected[:, 0], projected[:, 1])).astype(np.float32)
-    distance = np.linalg.norm(points - frame.source_mm, axis=-1)
-    sad = frame.source_axis_distance_mm
-    scale = (distance / sad * around.averaged.ravel()[voxels]).astype(np.float32)
-    factor = (GY_CM2_PER_MEV_MM * (sad / distance) ** 2).astype(np.float32)
-    table = np.zeros((len(kernel.depth_mm), len(kernel.scale), _WIDE * len(LAYERS)))
+    grid, count, sad = around.grid, len(voxels), frame.source_axis_distance_mm
+    points, source = local_centres(grid, voxels), local_point(grid, frame.source_mm)
+    depth = local_path_integral(around.electron_relative, grid, around.content, source, points)
+    axes = np.stack([local_point(grid, axis) for axis in (frame.x_axis, frame.y_axis, frame.z_axis)])
+    u_mm, v_mm, scale, factor = (np.empty(count, dtype=np.float32) for _ in range(4))
+    seen_from(
+        points,
+        around.averaged.ravel(),
+        np.ascontiguousarray(voxels, dtype=np.int64),
+        source,
+        axes,
+        sad,
+        kernel.softening_per_mm,
+        # Gy cm2 per photon are about 1e-12: far above the smallest float32
+        GY_CM2_PER_MEV_MM,
+        depth,
+        u_mm,
+        v_mm,
+        scale,
+        factor,
+    )
+    return BeamSamples(u_mm, v_mm, _weights(depth, scale, factor, kernel))
+
+
+def _weights(depth: Float32Array, scale: Float32Array, factor: Float32Array, kernel: PencilKernel) -> Float32Array:
+    """(n, 8) weights as :class:`BeamSamples` has them at depths (mm of water) and scales, times ``factor``; each (n,)."""
+    table = np.zeros((len(kernel.depth_mm), len(kernel.scale), _WIDE * len(LAYERS)), dtype=np.float32)
     for number, layer in enumerate(LAYERS):
         own = kernel.weight_mev_per_mm[:, :, layer.first : layer.last]
         table[:, :, _WIDE * number : _WIDE * number + own.shape[2]] = own
-    table[:, :, -1] = table[:, :, :_WIDE].sum(axis=-1)
-    weight = np.empty((len(points), table.shape[2]), dtype=np.float32)
-    log_scale = np.log(kernel.scale)
-    depth_weights(
-        depth,
-        scale,
-        # Gy cm2 per photon are about 1e-12: far above the smallest float32
-        factor,
-        table,
-        kernel.depth_mm,
-        float(log_scale[0]),
-        float(log_scale[1] - log_scale[0]),
-        weight,
-    )
-    return BeamSamples(projected[:, 0].astype(np.float32), projected[:, 1].astype(np.float32), weight)
+    table[:, :, -1] = kernel.weight_mev_per_mm[:, :, LAYERS[0].first : LAYERS[0].last].sum(axis=-1)
+    weight = np.empty((len(depth), table.shape[2]), dtype=np.float32)
+    first, second = np.log(kernel.scale[:2]).tolist()
+    depth_weights(depth, scale, factor, table, kernel.depth_mm, first, second - first, weight)
+    return weight
 
 
 def joined_samples(parts: Sequence[BeamSamples]) -> BeamSamples:
@@ -143,9 +155,15 @@ def interval_response(low_mm: FloatArray, high_mm: FloatArray, at_mm: FloatArray
     """(m, n) value at m points of n unit intervals [low, high] convolved with a normalised Gaussian; all mm."""
     from scipy.special import ndtr
 
+    response: FloatArray
+    if len(low_mm) and np.array_equal(
+        low_mm[1:], high_mm[:-1]
+    ):  # side by side: what one ends with, the next begins with
+        response = np.diff(ndtr((np.append(low_mm, high_mm[-1])[None, :] - at_mm[:, None]) / sigma_mm), axis=1)
+        return response
     upper = (high_mm[None, :] - at_mm[:, None]) / sigma_mm
     lower = (low_mm[None, :] - at_mm[:, None]) / sigma_mm
-    response: FloatArray = ndtr(upper) - ndtr(lower)
+    response = ndtr(upper) - ndtr(lower)
     return response
 
 
@@ -230,17 +248,11 @@ def photons_cm2_per_mu(machine: MachineModel, kernel: PencilKernel) -> float:
     axis = np.zeros(1)
     maps = convolved(field, blurred_sigma_mm(kernel, machine), axis, axis)
     distance = calibration.source_surface_distance_mm + calibration.depth_mm
-    weight = np.empty((1, len(kernel.sigma_mm)), dtype=np.float32)
-    log_scale = np.log(kernel.scale)
-    depth_weights(
+    weight = _weights(
         np.array([calibration.depth_mm], dtype=np.float32),
         np.array([distance / sad], dtype=np.float32),
         np.array([GY_CM2_PER_MEV_MM * (sad / distance) ** 2], dtype=np.float32),
-        np.ascontiguousarray(kernel.weight_mev_per_mm),
-        kernel.depth_mm,
-        float(log_scale[0]),
-        float(log_scale[1] - log_scale[0]),
-        weight,
+        kernel,
     )
-    dose = float(maps[:, 0, 0].astype(np.float64) @ weight[0].astype(np.float64))
+    dose = float(maps[:, 0, 0].astype(np.float64) @ weight[0, : len(maps)].astype(np.float64))
     return calibration.dose_per_mu_gy / dose

@@ -26,6 +26,7 @@ Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
 IntArray = NDArray[np.int64]
 
+_LANES = 8  # elements that the kernel takes beyond the last column
 _SHARES = 8  # of the rows in the transposed product: fixed, so that sums do not depend on the threads
 _ELEMENT_BYTES = 8
 _ROW_BYTES = 16
@@ -112,9 +113,8 @@ def explicit_influence(
         own = _cut(beam, number, fine.reach_mm if reach is None else reach)
         number += beam.beamlets.count
         parts.append(own)
-        count_rows(
-            beam.samples.u_mm, beam.samples.v_mm, own.x_mm, own.strips, own.strip_y_mm, own.cutoff_mm, counts
-        )  # fmt: skip
+        if own.runs.size:
+            count_rows(beam.samples.u_mm, beam.samples.v_mm, own.columns, own.runs, own.cutoff_mm, counts)
     starts = np.zeros(operator.voxel_count + 1, dtype=np.int64)
     np.cumsum(counts, out=starts[1:])
     needed = explicit_bytes(operator.voxel_count, int(starts[-1]))
@@ -126,7 +126,8 @@ def explicit_influence(
     indices, data = np.empty(starts[-1], dtype=np.int32), np.empty(starts[-1], dtype=np.float32)
     places = starts[:-1].copy()
     for beam, own in zip(operator.beams, parts, strict=True):
-        _fill(beam, own, layers, operator.gy_per_unit, places, indices, data)
+        if own.runs.size:
+            _fill(beam, own, layers, operator.gy_per_unit, places, indices, data)
     rest = _coarse_only(operator) if reach is None else None
     return ExplicitInfluence(starts, indices, data, number, rest)
 
@@ -186,16 +187,16 @@ def shortest_influence(
 
 @dataclass(frozen=True)
 class _Cut:
-    """A beam's beamlets as the kernels take them, and the cut-off."""
+    """A beam's beamlets as the kernels take them (:func:`count_rows`, :func:`fill_rows`), and the cut-off."""
 
-    x_mm: FloatArray
-    strips: IntArray
-    strip_y_mm: FloatArray
+    columns: Float32Array
+    runs: Float32Array
+    numbers: Int32Array
     cutoff_mm: float
 
 
 def _cut(beam: BeamInfluence, first_number: int, cutoff_mm: float) -> _Cut:
-    """Runs of beamlets along the rows: row, first column, last (exclusive), number of the first."""
+    """Runs of beamlets along the rows, numbered from ``first_number`` on."""
     cells = beam.beamlets
     widths = np.diff(cells.x_edges_mm)
     if np.ptp(widths) > 1e-6:
@@ -204,13 +205,12 @@ def _cut(beam: BeamInfluence, first_number: int, cutoff_mm: float) -> _Cut:
     change = np.diff(np.concatenate([edge, cells.active.astype(np.int8), edge], axis=1), axis=1)
     row, first = np.nonzero(change == 1)
     last = np.nonzero(change == -1)[1]
-    before = np.concatenate([[0], np.cumsum(last - first)[:-1]]) if len(row) else np.zeros(0)
-    strips = np.column_stack([row, first, last, first_number + before]).astype(np.int64)
+    number = first_number + np.cumsum(last - first) - (last - first)
     x_mm = 0.5 * (cells.x_edges_mm[1:] + cells.x_edges_mm[:-1])
     y_mm = 0.5 * (cells.y_edges_mm[1:] + cells.y_edges_mm[:-1])
-    if len(x_mm) == 1:  # the kernels take the step from two columns
-        x_mm = np.append(x_mm, x_mm[0] + widths[0])
-    return _Cut(x_mm, np.ascontiguousarray(strips), y_mm[row], cutoff_mm)
+    columns = np.array([x_mm[0], x_mm[-1], 1.0 / widths[0]], dtype=np.float32)
+    runs = np.stack([y_mm[row], first, last]).astype(np.float32)
+    return _Cut(columns, runs, np.column_stack([row, number]).astype(np.int32), cutoff_mm)
 
 
 def _fill(
@@ -223,27 +223,32 @@ def _fill(
     data: Float32Array,
 ) -> None:
     """Write one beam's elements."""
-    primary = [(4 * layer, layer, beam.layers[layer].across, beam.layers[layer].along) for layer in layers]
-    extra = [(4 * layer, layer, beam.layers[layer].extra_across, beam.layers[layer].extra_along) for layer in layers]
-    which: list[int] = []
-    tables: list[tuple[int, ...]] = []
+    primary = [(layer, beam.layers[layer].across, beam.layers[layer].along) for layer in layers]
+    extra = [(layer, beam.layers[layer].extra_across, beam.layers[layer].extra_along) for layer in layers]
+    rows, columns = beam.profile.shape
+    wide = columns + _LANES
+    groups: list[tuple[int, ...]] = []
     along: list[Float32Array] = []
     across: list[Float32Array] = []
-    for first, layer, rows, columns in primary + extra:
-        for k in range(4 if len(rows) else 0):
-            which.append(first + k)
-            tables.append(
-                (layer, columns.shape[2], rows.shape[1], sum(len(a) for a in along), sum(len(a) for a in across))
-            )
-            # the kernel takes components in fours
-            held = k < len(rows)
-            along.append(np.ascontiguousarray(columns[min(k, len(rows) - 1)].T).ravel())
-            across.append(rows[k].ravel() if held else np.zeros_like(rows[0]).ravel())
+    for layer, by_row, by_column in primary + extra:
+        if len(by_row) == 0:
+            continue
+        held, ny, nx = len(by_row), by_row.shape[1], by_column.shape[2]
+        groups.append((layer, nx, ny, sum(a.size for a in along), sum(a.size for a in across)))
+        # the kernel takes components in fours, and columns in eights
+        points = np.zeros((nx, 4, wide), dtype=np.float32)
+        points[:, :held, :columns] = by_column.transpose(2, 0, 1)
+        along.append(points.ravel())
+        points = np.zeros((ny, rows, 4), dtype=np.float32)
+        points[:, :, :held] = by_row.transpose(1, 2, 0)
+        across.append(points.ravel())
+    across.append(np.zeros(_LANES, dtype=np.float32))
+    profile = np.zeros((rows, wide), dtype=np.float32)
+    profile[:, :columns] = beam.profile
     fill_rows(
-        beam.samples.u_mm, beam.samples.v_mm, beam.samples.weight, np.array(which, dtype=np.int64),
-        4 * len(primary), np.array(tables, dtype=np.int64), beam.axes,
-        np.concatenate(along), np.concatenate(across), beam.profile.astype(np.float32),
-        own.x_mm, own.strips, own.strip_y_mm, own.cutoff_mm, unit, places, indices, data,
+        beam.samples.u_mm, beam.samples.v_mm, beam.samples.weight, np.array(groups, dtype=np.int64), beam.axes,
+        np.concatenate(along), np.concatenate(across), profile,
+        own.columns, own.runs, own.numbers, own.cutoff_mm, unit, places, indices, data,
     )  # fmt: skip
 
 

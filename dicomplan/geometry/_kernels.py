@@ -206,6 +206,9 @@ def polygon_planes(
     return looks
 
 
+_LINES = 16  # of the last axis that are summed at a time
+
+
 @kernel(parallel=True)
 def weighted_axis(
     source: Float32Array, start: IntArray, count: IntArray, weight: FloatArray, out: Float32Array
@@ -214,24 +217,36 @@ def weighted_axis(
 
     ``source`` (outer, n, inner), ``out`` (outer, m, inner); ``count[j]`` weights of row j are used.
     """
-    outer, _, inner = source.shape
+    outer, size, inner = source.shape
     targets = out.shape[1]
+    if inner == 1:
+        # lines side by side, so that what is done for one is done for all of them
+        for block in prange((outer + _LINES - 1) // _LINES):
+            first = block * _LINES
+            lines = min(_LINES, outer - first)
+            turned, total = np.zeros((size, _LINES)), np.empty(_LINES)
+            for line in range(lines):
+                for i in range(size):
+                    turned[i, line] = source[first + line, i, 0]
+            for j in range(targets):
+                total[:] = 0.0
+                for k in range(count[j]):
+                    factor, i = weight[j, k], start[j] + k
+                    for line in range(_LINES):
+                        total[line] += factor * turned[i, line]
+                for line in range(lines):
+                    out[first + line, j, 0] = total[line]
+        return
     for task in prange(outer * targets):
         o = task // targets
         j = task % targets
-        if inner == 1:
-            total = 0.0
-            for k in range(count[j]):
-                total += weight[j, k] * source[o, start[j] + k, 0]
-            out[o, j, 0] = total
-        else:
-            sums = np.zeros(inner)
-            for k in range(count[j]):
-                factor = weight[j, k]
-                for i in range(inner):
-                    sums[i] += factor * source[o, start[j] + k, i]
+        sums = np.zeros(inner)
+        for k in range(count[j]):
+            factor = weight[j, k]
             for i in range(inner):
-                out[o, j, i] = sums[i]
+                sums[i] += factor * source[o, start[j] + k, i]
+        for i in range(inner):
+            out[o, j, i] = sums[i]
 
 
 @kernel(parallel=True)

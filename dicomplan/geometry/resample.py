@@ -83,6 +83,35 @@ def box_average(volume: Float32Array, from_grid: VoxelGrid, to_grid: VoxelGrid) 
     return out
 
 
+def gaussian_average(volume: Float32Array, grid: VoxelGrid, sigma_mm: float, truncated: float) -> Float32Array:
+    """``volume`` (z, y, x) under a normalised Gaussian that ends at ``truncated`` times ``sigma_mm``; float32 (z, y, x).
+
+    It has the grid's spacing, not necessarily its shape. Beyond it the outermost voxels go on.
+    """
+    return _separable(
+        volume,
+        [
+            _gaussian_weights(size, sigma_mm / step, truncated)
+            for size, step in zip(volume.shape, grid.spacing_mm, strict=True)
+        ],
+    )
+
+
+def _gaussian_weights(size: int, sigma: float, truncated: float) -> tuple[IntArray, IntArray, FloatArray]:
+    """As :func:`overlap_weights` has them, of an axis of ``size`` voxels; ``sigma`` in voxels."""
+    reach = int(truncated * sigma + 0.5)
+    offsets = np.arange(-reach, reach + 1)
+    share = np.exp(-0.5 * (offsets / sigma) ** 2)
+    share /= share.sum()
+    kept = min(size, 2 * reach + 1)
+    start = np.clip(np.arange(size) - reach, 0, size - kept)
+    # what lies beyond an end is added to the voxel there
+    column = np.clip(np.arange(size)[:, None] + offsets, 0, size - 1) - start[:, None]
+    weight = np.zeros((size, kept))
+    np.add.at(weight, (np.arange(size)[:, None], column), share)
+    return start, np.full(size, kept, dtype=np.int64), weight
+
+
 def trilinear(volume: Float32Array, grid: VoxelGrid, points_local_mm: FloatArray) -> Float32Array:
     """Trilinear values of ``volume`` (z, y, x) at local points (..., 3) (x, y, z) in mm; float32 of shape (...).
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.geometry.grid import VoxelGrid
+from dicomplan.patient._kernels import piecewise_linear, table_values
 from dicomplan.patient.case import Coverage, CTVolume
 from dicomplan.patient.coverage import coverage_on_grid
 
@@ -75,15 +76,22 @@ class DensityVolume:
 
 def mass_from_hu(hu: NDArray[np.floating]) -> Float32Array:
     """Mass density in g/cm3 (float32, same shape) of CT numbers in HU by :data:`HU_TABLE`; held beyond its ends."""
+    return _looked_up(hu)[0]
+
+
+def _looked_up(hu: NDArray[np.floating]) -> tuple[Float32Array, int]:
+    """Mass density (same shape), and how many CT numbers lie above the table."""
     # one lookup per whole HU is exact within 1 HU's slope and far faster than a search per voxel: the corners of the
     # table lie on whole HU, so linear interpolation between whole numbers is the table itself
-    low = int(_HU[0])
-    table = np.interp(np.arange(low, int(_HU[-1]) + 2), _HU, _MASS).astype(np.float32)
-    clipped = np.clip(hu, _HU[0], _HU[-1]).astype(np.float32) - np.float32(low)
-    whole = clipped.astype(np.int32)
-    share = clipped - whole
-    mass: Float32Array = table[whole] * (np.float32(1.0) - share) + table[whole + 1] * share
-    return mass
+    low = float(_HU[0])
+    table = np.interp(np.arange(low, float(_HU[-1]) + 1.0), _HU, _MASS).astype(np.float32)
+    held = np.ascontiguousarray(hu, dtype=np.float32)
+    mass = np.empty(held.shape, dtype=np.float32)
+    rows = _rows(held)
+    beyond = np.zeros(rows, dtype=np.int64)
+    if held.size:
+        table_values(held.reshape(rows, -1), low, table, mass.reshape(rows, -1), beyond)
+    return mass, int(beyond.sum())
 
 
 def electron_from_mass(mass_g_cm3: NDArray[np.floating]) -> Float32Array:
@@ -92,17 +100,25 @@ def electron_from_mass(mass_g_cm3: NDArray[np.floating]) -> Float32Array:
     By the two columns of :data:`HU_TABLE`, piecewise linear; above its last row (metal overrides) with the electrons
     per gram of that row.
     """
-    mass = np.asarray(mass_g_cm3, dtype=np.float64)
-    last = _ELECTRON[-1] / _MASS[-1]
-    # the two rows of air are one point here
-    relative = np.interp(mass, _MASS[1:], _ELECTRON[1:], left=float(_ELECTRON[0]))
-    electron: Float32Array = np.where(mass > _MASS[-1], mass * last, relative).astype(np.float32)
+    held = np.ascontiguousarray(mass_g_cm3, dtype=np.float32)
+    electron = np.empty(held.shape, dtype=np.float32)
+    if held.size:
+        rows = _rows(held)
+        # the two rows of air are one point here
+        corners, values = _MASS[1:], _ELECTRON[1:]
+        piecewise_linear(held.reshape(rows, -1), corners, values, _ELECTRON[-1] / _MASS[-1], electron.reshape(rows, -1))
     return electron
+
+
+def _rows(volume: Float32Array) -> int:
+    """In how many rows kernels take it."""
+    return volume.shape[0] if volume.ndim > 1 else 1
 
 
 def densities(ct: CTVolume) -> DensityVolume:
     """Mass density of each CT voxel by :data:`HU_TABLE`; counts the voxels above it (metal, artefacts)."""
-    return DensityVolume(ct.grid, mass_from_hu(ct.hu), int(np.count_nonzero(ct.hu > _HU[-1])))
+    mass, beyond = _looked_up(ct.hu)
+    return DensityVolume(ct.grid, mass, beyond)
 
 
 def apply_overrides(density: DensityVolume, overrides: Sequence[tuple[Coverage, float]]) -> DensityVolume:

@@ -87,3 +87,12 @@ def pencil_beam_point(fluence, x_mm, y_mm, place, kernel, sigma, gy_cm2_per_mev_
     weight = depth_weight(depth, scale, kernel.weight_mev_per_mm, kernel.depth_mm, kernel.scale)
     total = sum(amount * blurred(fluence, x_mm, y_mm, u, v, width) for amount, width in zip(weight, sigma, strict=True))
     return gy_cm2_per_mev_mm * (sad / distance) ** 2 * total
+
+
+def seen_from(point, source, axes, sad, softening, gy, density):
+    """Projection, factor on the depth, scale and factor of a point that a source sees."""
+    relative = point - source
+    along = -float(relative @ axes[2])
+    u, v = (float(relative @ axis) * sad / along for axis in axes[:2])
+    distance = float(np.linalg.norm(relative))
+    return u, v, 1.0 + softening * np.hypot(u, v), distance / sad * density, gy * (sad / distance) ** 2

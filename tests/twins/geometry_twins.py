@@ -85,3 +85,18 @@ def ball_grown(inside_points, node, low, high):
     offset = np.asarray(node) - inside_points
     half = np.where(offset > 0, high, low)
     return float(np.sqrt(((offset / half) ** 2).sum(axis=1)).min())
+
+
+def gaussian_average(volume, sigma, truncated):
+    """Mean under a Gaussian of ``sigma`` (z, y, x) voxels that ends at ``truncated`` of them; the outermost voxels go on."""
+    reach = [int(truncated * one + 0.5) for one in sigma]
+    out = np.zeros(volume.shape)
+    for voxel in np.ndindex(*volume.shape):
+        total = 0.0
+        for offset in np.ndindex(*(2 * one + 1 for one in reach)):
+            away = np.array(offset) - reach
+            weight = np.exp(-0.5 * np.sum((away / sigma) ** 2))
+            total += weight
+            out[voxel] += weight * volume[tuple(np.clip(np.array(voxel) + away, 0, np.array(volume.shape) - 1))]
+        out[voxel] /= total
+    return out
