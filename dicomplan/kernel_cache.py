@@ -1,4 +1,4 @@
-"""The one place that decides where numba keeps compiled kernels, and the decorator all kernels use.
+"""The one place that decides where numba keeps compiled kernels and how its threads wait, and the decorator of all kernels.
 
 numba decides at import where its cache lies and fails where neither package nor home can be written, so the
 folder is set here, before numba is imported: ``$XDG_CACHE_HOME/dicomplan/<hash of all kernel files>``, else a
@@ -42,6 +42,10 @@ def cache_folder() -> Path:
         _LOG.info("kernel cache: the cache folder cannot be written, a temporary one is used")
         return fallback
 
+
+# Threads that wait for others sleep. By default they spin: where other programs want the processor too, a kernel of 5 ms
+# then takes 100, and as much of the processor's time. The runtime reads this when numba first starts threads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if "NUMBA_CACHE_DIR" not in os.environ:
     os.environ["NUMBA_CACHE_DIR"] = str(cache_folder())

@@ -191,9 +191,9 @@ def fill_rows(
     u_mm: Float32Array, v_mm: Float32Array, weight: Float32Array, groups: IntArray, axes: Float32Array,
     along: Float32Array, across: Float32Array, profile: Float32Array,
     columns: Float32Array, runs: Float32Array, numbers: Int32Array, cutoff_mm: float, unit: float,
-    places: IntArray, indices: Int32Array, data: Float32Array,
+    start: int, stop: int, places: IntArray, indices: Int32Array, data: Float32Array,
 ) -> None:  # fmt: skip
-    """Write a beam's part of each row of the matrix from ``places`` (n,) on, and move them behind it.
+    """Write a beam's part of rows ``start`` to ``stop`` (exclusive) from ``places`` (n,) on, and move them behind it.
 
     An element is the sum over components of ``weight`` (n, 8) x response along x response across, each of them linear between
     the points of a map, as :func:`~dicomplan.dose._kernels_pencil.gather` has them. Components come in fours: ``groups``
@@ -207,13 +207,13 @@ def fill_rows(
     left, right, per_mm = columns[0] - cutoff, columns[1] + cutoff, columns[2]
     strips, wide, rows = runs.shape[1], profile.shape[1], profile.shape[0]
     lower, upper = runs[0, 0] - cutoff, runs[0, strips - 1] + cutoff
-    count, fours, group = u_mm.shape[0], groups.shape[0], 4 * rows + _LANES
+    count, fours, group = stop - start, groups.shape[0], 4 * rows + _LANES
     for block in prange((count + _BLOCK - 1) // _BLOCK):
         row_response = np.zeros(fours * group, dtype=np.float32)
         column_response = np.zeros(4 * fours * wide, dtype=np.float32)
         chords = np.zeros((2, strips), dtype=np.float32)
         told, starts = np.zeros((strips, 4), dtype=np.int32), np.zeros(strips, dtype=np.int64)
-        for n in range(block * _BLOCK, min((block + 1) * _BLOCK, count)):
+        for n in range(start + block * _BLOCK, start + min((block + 1) * _BLOCK, count)):
             u, v = u_mm[n], v_mm[n]
             if u < left or u > right or v < lower or v > upper:
                 continue

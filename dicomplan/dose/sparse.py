@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numba import get_num_threads
 from numpy.typing import NDArray
 
 from dicomplan.dose._kernels_explicit import count_rows, fill_rows, product, transposed_product
@@ -26,6 +27,7 @@ Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
 IntArray = NDArray[np.int64]
 
+_CHUNK = 1024  # rows of each thread that all beams write before the next: about what its cache holds
 _LANES = 8  # elements that the kernel takes beyond the last column
 _SHARES = 8  # of the rows in the transposed product: fixed, so that sums do not depend on the threads
 _ELEMENT_BYTES = 8
@@ -125,9 +127,18 @@ def explicit_influence(
         )
     indices, data = np.empty(starts[-1], dtype=np.int32), np.empty(starts[-1], dtype=np.float32)
     places = starts[:-1].copy()
-    for beam, own in zip(operator.beams, parts, strict=True):
-        if own.runs.size:
-            _fill(beam, own, layers, operator.gy_per_unit, places, indices, data)
+    tables = [_tables(beam, layers) for beam in operator.beams]
+    # some voxels of every beam, then the next ones: a row's parts meet in the cache
+    at_once = _CHUNK * get_num_threads()
+    for start in range(0, operator.voxel_count, at_once):
+        rows = (start, min(start + at_once, operator.voxel_count))
+        for beam, own, held in zip(operator.beams, parts, tables, strict=True):
+            if own.runs.size:
+                fill_rows(
+                    beam.samples.u_mm, beam.samples.v_mm, beam.samples.weight, held.groups, beam.axes,
+                    held.along, held.across, held.profile, own.columns, own.runs, own.numbers, own.cutoff_mm,
+                    operator.gy_per_unit, *rows, places, indices, data,
+                )  # fmt: skip
     rest = _coarse_only(operator) if reach is None else None
     return ExplicitInfluence(starts, indices, data, number, rest)
 
@@ -213,16 +224,18 @@ def _cut(beam: BeamInfluence, first_number: int, cutoff_mm: float) -> _Cut:
     return _Cut(columns, runs, np.column_stack([row, number]).astype(np.int32), cutoff_mm)
 
 
-def _fill(
-    beam: BeamInfluence,
-    own: _Cut,
-    layers: tuple[int, ...],
-    unit: float,
-    places: IntArray,
-    indices: Int32Array,
-    data: Float32Array,
-) -> None:
-    """Write one beam's elements."""
+@dataclass(frozen=True)
+class _Tables:
+    """A beam's responses as :func:`fill_rows` takes them."""
+
+    groups: IntArray
+    along: Float32Array
+    across: Float32Array
+    profile: Float32Array
+
+
+def _tables(beam: BeamInfluence, layers: tuple[int, ...]) -> _Tables:
+    """Responses of a beam's rows and columns of beamlets in these layers."""
     primary = [(layer, beam.layers[layer].across, beam.layers[layer].along) for layer in layers]
     extra = [(layer, beam.layers[layer].extra_across, beam.layers[layer].extra_along) for layer in layers]
     rows, columns = beam.profile.shape
@@ -245,11 +258,7 @@ def _fill(
     across.append(np.zeros(_LANES, dtype=np.float32))
     profile = np.zeros((rows, wide), dtype=np.float32)
     profile[:, :columns] = beam.profile
-    fill_rows(
-        beam.samples.u_mm, beam.samples.v_mm, beam.samples.weight, np.array(groups, dtype=np.int64), beam.axes,
-        np.concatenate(along), np.concatenate(across), profile,
-        own.columns, own.runs, own.numbers, own.cutoff_mm, unit, places, indices, data,
-    )  # fmt: skip
+    return _Tables(np.array(groups, dtype=np.int64), np.concatenate(along), np.concatenate(across), profile)
 
 
 def _coarse_only(operator: FactorisedInfluence) -> FactorisedInfluence:
