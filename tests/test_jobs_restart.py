@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -19,7 +20,9 @@ from jobs_helpers import Watcher, copied, study, template_file
 from network_helpers import free_port, wait_for_port
 
 from dicomplan.jobs import accepting, delivering
+from dicomplan.jobs.contents import FileContents
 from dicomplan.jobs.first_seen import Moment, elapsed_s, present_moment
+from dicomplan.jobs.inbox import Inbox
 from dicomplan.jobs.inbox_lock import InboxLock
 from dicomplan.jobs.readiness import Waits
 from dicomplan.jobs.rules import load_rules
@@ -160,6 +163,47 @@ def test_input_that_cannot_be_moved_stays_and_holds_nobody_up(
         assert watcher.states() == ["done", "done"]
     watcher.until(lambda: not watcher.left())
     watcher.until(lambda: watcher.service.gauges.health()[0])
+
+
+def test_a_file_that_is_filled_in_without_a_new_time_or_size_is_read_again(tmp_path: Path, made: Path) -> None:
+    watcher = Watcher(tmp_path, waits=Waits(0.3, 600.0, 600.0))
+    copied(made, watcher.inbox / "s")
+    path = watcher.inbox / "s" / "RS.dcm"
+    whole = path.read_bytes()
+    path.write_bytes(bytes(len(whole)))  # laid out, as some programs do before they copy
+    before = path.stat()
+    watcher.until(lambda: any(one.error for one in watcher.service.inbox.index.values()))
+    with path.open("r+b") as stream:
+        stream.write(whole)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (job,) = watcher.settle(1)
+    assert job.state == "done"
+    assert watcher.states() == ["done"]
+
+
+def test_a_file_is_tried_once_more_before_it_is_quarantined(tmp_path: Path, made: Path, monkeypatch) -> None:
+    inbox = Inbox(tmp_path, 20.0)
+    shutil.copy(made / "RS.dcm", tmp_path)
+    for now_s in (0.0, 20.0):
+        inbox.scan(now_s)
+    with monkeypatch.context() as patch:
+        patch.setattr("dicomplan.jobs.inbox.read_contents", _share_that_fails)
+        inbox.look(20.0, 5.0)
+        inbox.look(100.0, 5.0)  # again, and again after twice the time
+        assert inbox.index["RS.dcm"].read_s == 100.0
+        inbox.look(199.0, 5.0)
+        assert inbox.index["RS.dcm"].read_s == 100.0
+        assert inbox.unreadable(899.0, 900.0) == []
+        ((name, one),) = inbox.unreadable(900.0, 900.0)
+        assert (name, one.error) == ("RS.dcm", "cannot be read: Input/output error")
+    assert [name for name, _ in inbox.unreadable(901.0, 900.0)] == ["RS.dcm"]
+    inbox.index["RS.dcm"] = replace(inbox.index["RS.dcm"], read_s=100.0)
+    assert inbox.unreadable(901.0, 900.0) == []  # the share is well again
+    assert inbox.index["RS.dcm"].contents is not None
+
+
+def _share_that_fails(path: Path) -> FileContents:
+    raise OSError(errno.EIO, "Input/output error")
 
 
 def test_a_template_that_is_removed_is_missed_by_nobody(tmp_path: Path, made: Path) -> None:

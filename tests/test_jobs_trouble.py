@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sqlite3
@@ -90,6 +91,7 @@ def test_subjects_do_not_mix_and_being_well_says_nothing() -> None:
     [
         (OSError(28, "No space left on device"), "disk"),
         (OSError(30, "Read-only file system"), "place"),
+        (OSError(errno.EHOSTDOWN, "Host is down"), "place"),
         (sqlite3.OperationalError("database or disk is full"), "disk"),
         (sqlite3.OperationalError("database is locked"), "store"),
     ],

@@ -13,7 +13,10 @@ from pathlib import Path
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a full disk or quota."""
-FAILING = (*DISK_FULL, errno.EIO, errno.ESTALE, errno.ENOTCONN)
+_SHARE_GONE = (
+    "ESTALE ENOTCONN ETIMEDOUT EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ECONNABORTED ECONNRESET EREMOTEIO EAGAIN"
+)
+FAILING = (*DISK_FULL, errno.EIO, *(getattr(errno, name) for name in _SHARE_GONE.split() if hasattr(errno, name)))
 """Error numbers of a disk that is full or fails, or of a share that is gone."""
 NO_PLACE = (*FAILING, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT)
 """Error numbers that say something about the place of a result, not about the job."""

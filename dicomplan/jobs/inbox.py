@@ -16,16 +16,20 @@ from dicomplan.jobs.readiness import Present
 from dicomplan.jobs.scan import FileState, Snapshot, Watched, take_snapshot
 
 _RECALLED_SINCE_S = float("-inf")
+_LONGEST_UNREAD_S = 3600.0
+"""A file that could not be read is read again after so long at the latest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """A file that was looked at in one state: what it holds, or why it could not be read; ``sha256`` of the file."""
+    """A file that was looked at in one state: what it holds, or why it could not be read; ``sha256`` of the file;
+    ``read_s``: when, monotonic."""
 
     state: FileState
     contents: FileContents | None
     error: str | None
     sha256: str
+    read_s: float
 
 
 class Inbox:
@@ -57,29 +61,38 @@ class Inbox:
             self.empty_folders = snapshot.empty_folders
         return snapshot
 
-    def look(self, budget_s: float) -> bool:
-        """Read stable files that were not read in their present state, for about ``budget_s``; whether some are left."""
+    def look(self, now_s: float, budget_s: float) -> bool:
+        """Read stable files that were not read in their present state, for about ``budget_s``; whether some are left.
+
+        Those that could not be read are read again, when they have been there twice as long as the last time: a share
+        may have failed, or a writer may fill in what it had laid out before.
+        """
         until = time.monotonic() + budget_s
         # by folder, so that the first studies are complete early
         for name in sorted(self.watched.stable(self.quiet_s)):
-            if name in self.index:
+            one = self.index.get(name)
+            if one is not None and (one.error is None or now_s < self._again_s(name, one)):
                 continue
             if time.monotonic() > until:
                 return True
-            self.index[name] = self._read(name)
-            self.read_count += 1
+            self.index[name] = self._read(name, now_s)
         return False
 
-    def _read(self, name: str) -> Indexed:
+    def _again_s(self, name: str, one: Indexed) -> float:
+        waited_s = max(one.read_s - self.watched.seen[name].since_s, self.quiet_s)
+        return one.read_s + min(waited_s, _LONGEST_UNREAD_S)
+
+    def _read(self, name: str, now_s: float) -> Indexed:
         path = self.path / name
         state = self.watched.seen[name].state
+        self.read_count += 1
         try:
             contents = read_contents(path)
         except DicomplanError as error:
-            return Indexed(state, None, reason_of_file(error, path), self._hash(name, state))
+            return Indexed(state, None, reason_of_file(error, path), self._hash(name, state), now_s)
         except OSError as error:
-            return Indexed(state, None, f"cannot be read: {error.strerror}", self._hash(name, state))
-        return Indexed(state, contents, None, contents.sha256)
+            return Indexed(state, None, f"cannot be read: {error.strerror}", self._hash(name, state), now_s)
+        return Indexed(state, contents, None, contents.sha256, now_s)
 
     def _hash(self, name: str, state: FileState) -> str:
         try:
@@ -135,12 +148,14 @@ class Inbox:
         return list(found.values())
 
     def unreadable(self, now_s: float, after_s: float) -> list[tuple[str, Indexed]]:
-        """Files that could not be read and have not changed for ``after_s``."""
-        return [
-            (name, one)
-            for name, one in self.index.items()
-            if one.error is not None and now_s - self.since_s(name) >= after_s
+        """Files that have not changed for ``after_s`` and, tried once more since then, still cannot be read."""
+        failed = [
+            name for name, one in self.index.items() if one.error is not None and now_s - self.since_s(name) >= after_s
         ]
+        for name in failed:
+            if self.index[name].read_s - self.since_s(name) < after_s:
+                self.index[name] = self._read(name, now_s)
+        return [(name, self.index[name]) for name in failed if self.index[name].error is not None]
 
     def recall(self, job: str) -> Sequence[Present]:
         """The objects of an ended job that were moved out of the inbox."""

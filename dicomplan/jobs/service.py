@@ -137,7 +137,7 @@ class Service:
             self._next_scan_s = now_s + self.settings.poll_s
             if not self._list(now_s):
                 return
-        self._looking = self.inbox.look(_LOOK_S)
+        self._looking = self.inbox.look(now_s, _LOOK_S)
         self.intake.decide(now_s)
         if not self._keep_input and not self._looking:
             stay = move_inputs(self.settings, self._store, self.inbox, self.intake.known)
