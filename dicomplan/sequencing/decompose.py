@@ -47,23 +47,25 @@ def least_total(levels: NDArray[np.integer], *, interleaf: bool = False) -> int:
     if matrix.size == 0:
         return 0
     if interleaf:
-        from dicomplan.sequencing._kernels import interleaf_total
+        from dicomplan.sequencing._kernels_interleaf import interleaf_total
 
         return int(interleaf_total(matrix))
     return int(np.clip(np.diff(matrix, axis=1, prepend=0), 0, None).sum(axis=1).max())
 
 
 def decompose(
-    levels: NDArray[np.integer], *, interleaf: bool = False, restarts: int = 20, seed: int = 0
+    levels: NDArray[np.integer], *, interleaf: bool = False, restarts: int = 100, seed: int = 0
 ) -> Decomposition:
     """Segments that sum exactly to ``levels`` (rows = leaf pairs, cols along leaf travel), at the least total weight.
 
     A greedy pass (largest weight that keeps the total optimal, intervals that clear most differences: Engel 2005,
-    Kalinowski 2005) and ``restarts`` seeded random ones; the first with the fewest segments is kept, so the answer
+    Kalinowski 2005) and ``restarts`` seeded random ones; the first with the fewest segments is kept (with
+    ``interleaf`` restarts that fall clearly behind it are given up), so the answer
     depends on nothing but the arguments. ``interleaf`` forbids a leaf to pass the opposed leaf of a neighbouring row.
     Raises ValueError for anything but a matrix of non-negative integers.
     """
-    from dicomplan.sequencing._kernels import decompose_free, decompose_interleaf
+    from dicomplan.sequencing._kernels import decompose_free
+    from dicomplan.sequencing._kernels_interleaf import decompose_interleaf
 
     matrix = _checked(levels)
     rows = matrix.shape[0]

@@ -47,7 +47,7 @@ def sequence(
     levels: int | None = None,
     step_mu: float | None = None,
     seed: int = 0,
-    restarts: int = 20,
+    restarts: int = 100,
     enforce_minimum: bool = True,
 ) -> Sequenced:
     """Segments that deliver ``fluence_mu`` (rows, cols), MU of an open field, >= 0, of one fraction.

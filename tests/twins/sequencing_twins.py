@@ -153,3 +153,17 @@ def earliest_by_linear_program(fluence, widths, pace, gap, synchronised):
         return np.zeros((rows, cols))
     found = linprog(np.ones(rows * cols), np.array(above), np.array(limits), bounds=(0.0, None))
     return found.x.reshape(rows, cols) if found.status == 0 else None
+
+
+def largest_weight_interleaf(levels):
+    """Greatest weight of a segment that leaves a total less by its weight: every shape and weight is tried."""
+    rows, cols = levels.shape
+    total = least_total_interleaf(levels)
+    most = 0
+    for shape in shapes(rows, cols, interleaf=True):
+        opened = np.array([[left <= j < right for j in range(cols)] for left, right in shape])
+        for weight in range(most + 1, total + 1):
+            rest = levels - weight * opened
+            if rest.min() >= 0 and least_total_interleaf(rest) == total - weight:
+                most = weight
+    return most
