@@ -167,11 +167,12 @@ def corrected(
     scale_gy: float,
     dose_gy: FloatArray,
     values: Mapping[StructureGoal, float],
+    most: float = _MOST,
 ) -> Aims:
     """The aims after a look at an accurate dose: ``dose_gy`` (voxels,) where it is optimised, ``values`` as it is judged.
 
     A goal's aim moves by what it is judged to be more (or less) than the optimiser's voxels say of the same dose, a hard
-    limit's by its overshoot.
+    limit's by its overshoot. No goal's aim moves by more than ``most`` of its dose.
     """
     shifts = dict(aims.shifts_gy)
     for goal, value in values.items():
@@ -182,8 +183,8 @@ def corrected(
         if spec.goal is None or spec.goal.goal.unit != "Gy" or spec.goal not in values:
             continue
         strict = _strict_side_gy(limit, dose_gy, values[spec.goal])
-        most = _MOST * limit.dose_gy
-        shifts[spec.goal] = min(max(strict, -most), most)
+        largest = most * limit.dose_gy
+        shifts[spec.goal] = min(max(strict, -largest), largest)
     return replace(aims, shifts_gy=shifts)
 
 

@@ -23,6 +23,7 @@ from dicomplan.optimization.voxels import VoxelSet
 from dicomplan.plan.derive import Region
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
+from dicomplan.planning.aperture_dose import ApertureDose
 from dicomplan.planning.case import PlanningCase, goal_values, plan_loss
 from dicomplan.planning.delivering import (
     SequencedPlan,
@@ -35,7 +36,7 @@ from dicomplan.planning.delivering import (
 from dicomplan.planning.imrt import IdealPlan
 from dicomplan.planning.pursuing import Aims, Pursuit, corrected, pursue, reached
 from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
-from dicomplan.sequencing.aperture_moves import aperture_moves, moved
+from dicomplan.sequencing.aperture_moves import aperture_fluence, moved
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
@@ -43,16 +44,18 @@ Float32Array = NDArray[np.float32]
 TIGHTENING_ROUNDS = 4
 """How often segments are optimised again because the accurate dose breaks a hard limit or misses a goal."""
 
-LOOKING_ROUNDS = 2
+LOOKING_ROUNDS = 6
 """So many of these come before the exact dose of the best is known; the others follow where it breaks a limit."""
 
-_QUICK, _QUICK_LOOKS = 30_000_000, 4  # where the dose of all segments has fewer elements, a look is cheap
+_QUICK, _QUICK_LOOKS = 30_000_000, 8  # where the dose of all segments has fewer elements, a look is cheap
 
 _LEVELS = 30.0  # steps between nothing and the highest fluence of the plan, if the number of segments is free
 _SETTINGS = SolverSettings(max_iterations=150, relative_change=5e-4)
 _COARSER = 1.2  # the step grows by this until the segments are few enough
+_PATIENCE = 1  # rounds in a row that were not worth it and are followed by another
 _WORTH = 0.985  # a round that does not lower the loss to this part of the best one is the last
-_TRUST_MM = 4.0  # so far leaves move in one round
+_SHIFT = 0.15  # of its dose: segments meet what voxels say of a goal, so what is judged must be told in full
+_TRUST_MM = 10.0  # so far leaves move in one round
 _MARGIN = 1.002  # of the minimum meterset, so that printed digits never fall below it
 
 PointDose = Callable[[BeamDelivery, FluencePlane], Float32Array]
@@ -112,37 +115,6 @@ def with_plan_metersets(deliveries: Sequence[BeamDelivery], metersets_mu: FloatA
     return with_part_metersets(deliveries, metersets_mu)
 
 
-@dataclass(frozen=True)
-class MovedInfluence:
-    """Dose of metersets and leaf moves: what they make of the cells of fine maps, and the dose of these cells.
-
-    ``cells`` (cells, variables) and its transpose, both CSR: :class:`~dicomplan.sequencing.aperture_moves.ApertureMoves`.
-    """
-
-    fine: FactorisedInfluence
-    cells: Any
-    transposed: Any
-
-    @property
-    def voxel_count(self) -> int:
-        """Number of voxels."""
-        return self.fine.voxel_count
-
-    @property
-    def beamlet_count(self) -> int:
-        """Number of variables."""
-        return int(self.cells.shape[1])
-
-    def forward(self, variables: FloatArray) -> Float32Array:
-        """Dose (voxels,) in Gy of the course."""
-        return self.fine.forward(self.cells @ variables)
-
-    def adjoint(self, gradient: NDArray[np.floating]) -> FloatArray:
-        """(variables,) transpose of :meth:`forward`."""
-        result: FloatArray = self.transposed @ self.fine.adjoint(gradient)
-        return result
-
-
 @dataclass
 class _Metersets:
     """Optimisation of the metersets of fixed apertures, round after round: each starts from what the last one gave."""
@@ -195,8 +167,8 @@ class _Metersets:
         machine = self.case.machine
         maps = [beam.beamlets for beam in self.fine.beams]
         floor = _MARGIN * machine.min_segment_meterset_mu
-        step = aperture_moves(plan.deliveries, maps, machine, _TRUST_MM, floor)
-        operator = MovedInfluence(self.fine, step.cells, step.cells.T.tocsr())
+        step = aperture_fluence(plan.deliveries, maps, machine, _TRUST_MM, floor)
+        operator = ApertureDose(self.fine, step)
         optimised = np.asarray(operator.forward(step.start), dtype=np.float64)
         offset = self.voxels.difference_gy(plan.dose.dose_gy, optimised)
         at_start = replace(self.found.solution, fluence=step.start, fluence_scale=float(step.start.mean()))
@@ -233,7 +205,7 @@ class _Metersets:
         metersets = part_metersets_mu(plan.deliveries)
         accurate = plan.dose.dose_gy.ravel()[self.voxels.indices].astype(np.float64)
         self.difference = self.voxels.difference_gy(plan.dose.dose_gy, self.influence.forward(metersets))
-        self.aims = corrected(self.aims, self.sets, self.case.resolved.highest_level_gy, accurate, plan.values)
+        self.aims = corrected(self.aims, self.sets, self.case.resolved.highest_level_gy, accurate, plan.values, _SHIFT)
 
 
 def deliver(
@@ -260,8 +232,8 @@ def deliver(
     cancel = cancel or Cancel()
     progress(Progress("sequence", "leaf positions"))
     sequenced = sequenced_within(maps, ideal, case, max_segments)
-    if not case.machine.mlc.interdigitation or any(item.moving for item in sequenced.deliveries):
-        fine = None  # neighbours or the sweep bind the leaves
+    if any(item.moving for item in sequenced.deliveries):
+        fine = None  # the sweep binds the leaves
     progress(Progress("sequence", f"dose of {count_segments(sequenced.deliveries)} segments"))
     influence = segment_influence(sequenced.deliveries, case, point_dose, cancel)
     sets = voxel_sets(case, voxels, ideal.aims.regions)
@@ -271,7 +243,7 @@ def deliver(
     )
     found = best = work.optimise(exact=False)
     exact = False
-    rounds = 0
+    rounds = idle = 0
     looks = _QUICK_LOOKS if influence.voxel_count * influence.beamlet_count < _QUICK else LOOKING_ROUNDS
     while rounds < looks and plan_loss(best.values) != (0.0, 0.0) and not cancel.finishing:
         rounds += 1
@@ -280,7 +252,8 @@ def deliver(
         worth = broken or plan_loss(found.values)[1] < _WORTH * plan_loss(best.values)[1]
         if plan_loss(found.values) < plan_loss(best.values):
             best, exact = found, broken
-        if not worth:
+        idle = 0 if worth else idle + 1
+        if idle > _PATIENCE:
             break
     if not exact:
         best = work.judged(best.deliveries, exact=True)
