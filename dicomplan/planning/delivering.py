@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +39,15 @@ class WantedFluence:
 class SequencedPlan:
     """Deliveries of all beams with the fluence that each was to give, and the error left of each optimised beam's.
 
-    ``floors_mu``: of sliding windows, what each delivery leaves everywhere in its field at least, MU.
+    ``floors_mu``: of sliding windows, what each delivery leaves everywhere in its field at least, MU. ``delivered_mu``:
+    (rows, cols) of each optimised beam, what its deliveries give on its map.
     """
 
     deliveries: tuple[BeamDelivery, ...]
     errors: tuple[FluenceError, ...]
     wanted: tuple[WantedFluence, ...]
     floors_mu: tuple[float, ...] = ()
+    delivered_mu: tuple[FloatArray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,22 +63,35 @@ _Sequencer = Callable[[WantedFluence, Beam], _Part]
 
 
 def sequence_plan(
-    maps: Sequence[BeamletMap], fluences_mu: Sequence[FloatArray], machine: MachineModel, step_mu: float, seed: int = 0
+    maps: Sequence[BeamletMap],
+    fluences_mu: Sequence[FloatArray],
+    machine: MachineModel,
+    step_mu: float | Sequence[float],
+    seed: int = 0,
+    restarts: int = 100,
 ) -> SequencedPlan:
-    """Step-and-shoot segments for the fluence (count,) of each beamlet map, in steps of about ``step_mu``.
+    """Step-and-shoot segments for the fluence (count,) of each beamlet map, in steps of about ``step_mu`` (of all, or each).
 
     A map wider than the leaves span becomes two or more beams at the same angle (names end in a, b). A beam whose whole
     fluence rounds to nothing gets none. Beams are numbered anew from 1. Raises NotDeliverableError if a map cannot be
     split into carriage groups.
     """
+    steps = [step_mu] * len(maps) if isinstance(step_mu, float | int) else list(step_mu)
 
-    def stepped(wanted: WantedFluence, beam: Beam) -> _Part:
+    def stepped(wanted: WantedFluence, beam: Beam, step: float) -> _Part:
         done = sequence(
-            wanted.fluence_mu, wanted.x_edges_mm, wanted.first_leaf_pair, machine, step_mu=step_mu, seed=seed
+            wanted.fluence_mu,
+            wanted.x_edges_mm,
+            wanted.first_leaf_pair,
+            machine,
+            step_mu=step,
+            seed=seed,
+            restarts=restarts,
         )
         return _Part(BeamDelivery(beam, done.segments), done.delivered_mu)
 
-    return _sequenced(maps, fluences_mu, machine, stepped, least_mu=0.25 * step_mu)
+    sequencers = [partial(stepped, step=step) for step in steps]
+    return _sequenced(maps, fluences_mu, machine, sequencers, [0.25 * step for step in steps])
 
 
 def slide_plan(maps: Sequence[BeamletMap], fluences_mu: Sequence[FloatArray], machine: MachineModel) -> SequencedPlan:
@@ -92,21 +108,21 @@ def slide_plan(maps: Sequence[BeamletMap], fluences_mu: Sequence[FloatArray], ma
         return _Part(BeamDelivery(beam, done.segments, done.dose_rate_mu_min), done.delivered_mu, done.floor_mu)
 
     highest = max((float(fluence.max(initial=0.0)) for fluence in fluences_mu), default=0.0)
-    return _sequenced(maps, fluences_mu, machine, swept, least_mu=1e-3 * highest)
+    return _sequenced(maps, fluences_mu, machine, [swept] * len(maps), [1e-3 * highest] * len(maps))
 
 
 def _sequenced(
     maps: Sequence[BeamletMap],
     fluences_mu: Sequence[FloatArray],
     machine: MachineModel,
-    sequencer: _Sequencer,
-    least_mu: float,
+    sequencers: Sequence[_Sequencer],
+    least_mu: Sequence[float],
 ) -> SequencedPlan:
     deliveries: list[BeamDelivery] = []
-    errors, sources, floors = [], [], []
-    for one, fluence in zip(maps, fluences_mu, strict=True):
+    errors, sources, floors, totals = [], [], [], []
+    for one, fluence, sequencer, least in zip(maps, fluences_mu, sequencers, least_mu, strict=True):
         wanted = one.filled(np.maximum(fluence, 0.0))
-        wanted[wanted < least_mu] = 0.0
+        wanted[wanted < least] = 0.0
         delivered = np.zeros_like(wanted)
         groups = carriage_groups(one.x_edges_mm, wanted, usable_span_mm(machine))
         for part, (columns, share) in enumerate(groups):
@@ -121,7 +137,8 @@ def _sequenced(
                 if done.floor_mu is not None:
                     floors.append(done.floor_mu)
         errors.append(fluence_error(delivered, wanted))
-    return SequencedPlan(tuple(deliveries), tuple(errors), tuple(sources), tuple(floors))
+        totals.append(delivered)
+    return SequencedPlan(tuple(deliveries), tuple(errors), tuple(sources), tuple(floors), tuple(totals))
 
 
 def parts(delivery: BeamDelivery) -> tuple[BeamDelivery, ...]:

@@ -64,8 +64,8 @@ class ApertureFluence:
     Variables run from 0 to ``most`` and begin at ``start``. Metersets count in ``unit_mu`` above ``floor_mu``, so that a unit
     of either kind of variable changes the fluence about equally: the solver's steps need that. A leaf end's variable is how
     far (mm) it stands outward of its innermost place. ``shapes``: (rows, columns) of each map; ``first_mm``: the
-    edge that each row begins at. Leaves transmit ``transmission`` of the metersets of their direction's segments, whose map is ``maps``
-    (segments,).
+    edge that each row begins at. Leaves transmit ``transmission`` of the metersets of their direction's segments;
+    ``maps`` (segments,) says which map that is.
     """
 
     ends: LeafEnds
@@ -200,11 +200,11 @@ def aperture_fluence(
         opened = np.zeros(left.shape, dtype=np.bool_)
         opened[:, rows] = (right - left)[:, rows] > _OPEN_MM
         room = _inward_mm(left, right, machine)
+        bounds = outermost_mm(left, right, opened, own, machine)
         for bank, outside in ((0, -1.0), (1, 1.0)):
             at = right if bank else left
-            bounds = _outermost_mm(left, right, opened, own, machine, bank)
             inward = np.minimum(trust_mm, np.maximum(room[bank], 0.0))
-            outward = np.clip(outside * (bounds - at), 0.0, trust_mm)
+            outward = np.clip(outside * (bounds[bank] - at), 0.0, trust_mm)
             segment, pair = np.nonzero(opened & (inward + outward > 0.0))
             here = segment, pair
             parts.append((np.full(len(segment), number), segment, pair, np.full(len(segment), bank)))
@@ -267,24 +267,26 @@ def _inward_mm(left: FloatArray, right: FloatArray, machine: MachineModel) -> tu
     return first, second
 
 
-def _outermost_mm(
+def outermost_mm(
     left: FloatArray,
     right: FloatArray,
     opened: NDArray[np.bool_],
     fine: BeamletMap,
     machine: MachineModel,
-    bank: int,
-) -> float:
-    """How far out (mm) any leaf of a bank may go: by travel, jaw, the fine map's cells and what span leaves the beam."""
+) -> tuple[float, float]:
+    """Lowest and highest x (mm) that a leaf of a beam may open to: by travel, jaws, the fine map's cells and leaf span.
+
+    ``left`` and ``right`` (S, N) of its segments, ``opened`` where they are; of the room that span leaves each side has half.
+    """
     if not opened.any():
-        return 0.0
+        return 0.0, 0.0
     low, high = float(left[opened].min()), float(right[opened].max())
     spare = max(0.0, 0.5 * (usable_span_mm(machine) - (high - low)))
-    reach = machine.mlc.retraction_mm
+    reach, jaw = machine.mlc.retraction_mm, machine.jaw_x
     margin = _EDGE * FINE_STEP_MM + machine.mlc.leaf_end_offset_mm
-    jaw = machine.jaw_x
-    if bank:
-        limits = [high + spare, reach, float(fine.x_edges_mm[-1]) - margin]
-        return min([*limits, *([] if jaw is None else [jaw.second_range_mm[1]])])
-    limits = [low - spare, -reach, float(fine.x_edges_mm[0]) + margin]
-    return max([*limits, *([] if jaw is None else [jaw.first_range_mm[0]])])
+    lowest = [low - spare, -reach, float(fine.x_edges_mm[0]) + margin]
+    highest = [high + spare, reach, float(fine.x_edges_mm[-1]) - margin]
+    if jaw is not None:
+        lowest.append(jaw.first_range_mm[0])
+        highest.append(jaw.second_range_mm[1])
+    return max(lowest), min(highest)

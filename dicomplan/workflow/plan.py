@@ -130,7 +130,9 @@ def make_plan(
         with clock.stage("sequence"):
             finer = [fine_map(one, FINE_STEP_MM, FINE_MARGIN_MM) for one in setup.maps]
             fine = influence_of(setup, finer, seen)
-            delivered = deliver(case, setup.maps, ideal, voxels, doses, point_dose, limit, fine, clock.progress, cancel)
+            delivered = deliver(
+                case, setup.maps, influence, ideal, voxels, doses, point_dose, limit, fine, clock.progress, cancel
+            )
     except NotDeliverableError as error:
         return Result(setup, voxels, influence, ideal, None, None, (), (), (), None, (error.message,), front=front)
     ended_early = cancel.finishing  # what comes now is no search: a deadline that passes in it has cut nothing short

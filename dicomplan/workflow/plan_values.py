@@ -28,7 +28,7 @@ from dicomplan.planning.imrt import IdealPlan
 from dicomplan.planning.normalizing import NormalizationResult
 from dicomplan.planning.proving import Verdict
 from dicomplan.planning.robustness import ShiftedValues
-from dicomplan.planning.segments import DeliveredPlan
+from dicomplan.planning.delivery_rounds import DeliveredPlan
 from dicomplan.planning.voxels import OptimizationVoxels
 
 Float32Array = NDArray[np.float32]

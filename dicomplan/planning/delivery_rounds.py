@@ -1,0 +1,230 @@
+"""Rounds of optimising what is delivered on its accurate dose: metersets, leaf positions, sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomplan.beams.delivery import BeamDelivery
+from dicomplan.beams.limits import violations
+from dicomplan.dose.engines import direction_planes
+from dicomplan.dose.explicit import DenseInfluence
+from dicomplan.dose.influence import FactorisedInfluence
+from dicomplan.dose.volume import DoseVolume
+from dicomplan.events import Cancel, Progress, ProgressCallback
+from dicomplan.optimization.solver import Solution, SolverSettings
+from dicomplan.optimization.voxels import VoxelSet
+from dicomplan.plan.derive import Region
+from dicomplan.plan.template import StructureGoal
+from dicomplan.planning.anchoring import AnchoredDose
+from dicomplan.planning.aperture_dose import ApertureDose
+from dicomplan.planning.case import PlanningCase, goal_values
+from dicomplan.planning.delivering import (
+    SequencedPlan,
+    part_metersets_mu,
+    slide_plan,
+    with_part_metersets,
+)
+from dicomplan.planning.imrt import plan_smoothing
+from dicomplan.planning.pursuing import GUIDE_SHARE, Aims, Pursuit, corrected, pursue
+from dicomplan.planning.voxels import OptimizationVoxels
+from dicomplan.sequencing.aperture_moves import aperture_fluence, moved
+from dicomplan.sequencing.pricing import grown
+
+FloatArray = NDArray[np.float64]
+
+_SETTINGS = SolverSettings(max_iterations=150, relative_change=5e-4)
+_SHIFT = 0.15  # of its dose: segments meet what voxels say of a goal, so what is judged must be told in full
+_TRUST_MM = 10.0  # so far leaves move in one round
+_MARGIN = 1.002  # of the minimum meterset, so that printed digits never fall below it
+
+
+@dataclass(frozen=True)
+class DeliveredPlan:
+    """Deliveries as they will be printed, their accurate dose and what it gives for each goal.
+
+    ``errors``: what sequencing left of each optimised beam's fluence. ``passes``: objective after each optimisation of
+    the metersets.
+    """
+
+    sequenced: SequencedPlan
+    deliveries: tuple[BeamDelivery, ...]
+    dose: DoseVolume
+    values: Mapping[StructureGoal, float]
+    passes: tuple[float, ...]
+
+
+def count_segments(deliveries: Sequence[BeamDelivery]) -> int:
+    """Number of segments of all beams."""
+    return sum(len(item.segments) for item in deliveries)
+
+
+def begun(variables: FloatArray, dose_gy: FloatArray) -> Pursuit:
+    """A warm start from variables whose dose (voxels,) is known and of which nothing else is."""
+    solution = Solution(
+        fluence=variables,
+        dose_gy=dose_gy,
+        objective=(),
+        term_values=(),
+        states=(),
+        excess_gy=(),
+        limits_met=False,
+        iterations=0,
+        stopped="no descent",
+        fluence_scale=float(variables.mean()),
+    )
+    return Pursuit(solution, (), 0)
+
+
+@dataclass
+class Rounds:
+    """Optimisation of what is delivered, round after round: each starts from what the last one gave.
+
+    ``influence`` (of parts) gives the dose of metersets, ``coarse`` that of fluence on beamlets, ``fine`` that of fluence on the
+    cells that leaf positions are seen on (None: leaves stay). ``fluence_mu`` is what sliding windows were made of.
+    """
+
+    case: PlanningCase
+    sequenced: SequencedPlan
+    influence: DenseInfluence
+    sets: Mapping[Region, VoxelSet | None]
+    voxels: OptimizationVoxels
+    doses: AnchoredDose
+    aims: Aims
+    difference: FloatArray
+    progress: ProgressCallback
+    cancel: Cancel
+    coarse: FactorisedInfluence
+    fluence_mu: FloatArray
+    fine: FactorisedInfluence | None
+    max_segments: int | None = None
+    slopes: FloatArray | None = None
+    found: Pursuit | None = None
+    passes: list[float] = field(default_factory=list)
+
+    def optimise(self, *, exact: bool) -> DeliveredPlan:
+        """Metersets for the present aims, none below the machine's minimum, and the dose that they give."""
+        floor = np.full(self.influence.beamlet_count, _MARGIN * self.case.machine.min_segment_meterset_mu)
+        sequenced = part_metersets_mu(self.sequenced.deliveries)
+        self.found = pursue(
+            self.influence,
+            self.aims,
+            self.sets,
+            self.case.resolved.highest_level_gy,
+            _SETTINGS,
+            # metersets above the machine's minimum are what is free
+            start=np.maximum(sequenced - floor, 0.0),
+            warm_start=self.found,
+            dose_offset_gy=self.difference + self.influence.forward(floor),
+            effort=None,
+            progress=_renamed(self.progress),
+            cancel=self.cancel,
+        )
+        self.passes.append(self.found.solution.objective[-1])
+        metersets = self.found.solution.fluence + floor
+        return self.judged(with_part_metersets(self.sequenced.deliveries, metersets), exact=exact)
+
+    def again(self, plan: DeliveredPlan, *, exact: bool) -> DeliveredPlan:
+        """Another round from a plan whose dose is known: leaf positions and metersets together, or another sweep."""
+        self.learn(plan)
+        if self.sweeping:
+            return self.resweep(plan, exact=exact)
+        return self.optimise(exact=exact) if self.fine is None else self.move(plan, exact=exact)
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether leaves move while the beam is on."""
+        return any(item.moving for item in self.sequenced.deliveries)
+
+    def move(self, plan: DeliveredPlan, *, exact: bool) -> DeliveredPlan:
+        """Leaf positions and metersets together, from a plan whose dose is known."""
+        assert self.fine is not None
+        assert self.found is not None
+        machine = self.case.machine
+        maps = [beam.beamlets for beam in self.fine.beams]
+        floor = _MARGIN * machine.min_segment_meterset_mu
+        before = ApertureDose(self.fine, aperture_fluence(plan.deliveries, maps, machine, _TRUST_MM, floor))
+        offset = self.voxels.difference_gy(plan.dose.dose_gy, before.forward(before.step.start))
+        deliveries, room = plan.deliveries, (self.max_segments or 0) - count_segments(plan.deliveries)
+        if room > 0 and self.slopes is not None and machine.mlc.interdigitation:
+            deliveries = grown(deliveries, maps, self.slopes, machine, room, floor)
+        step = aperture_fluence(deliveries, maps, machine, _TRUST_MM, floor)
+        operator = ApertureDose(self.fine, step)
+        optimised = np.asarray(operator.forward(step.start), dtype=np.float64)
+        at_start = replace(self.found.solution, fluence=step.start, fluence_scale=float(step.start.mean()))
+        self.found = pursue(
+            operator,
+            self.aims,
+            self.sets,
+            self.case.resolved.highest_level_gy,
+            _SETTINGS,
+            warm_start=replace(self.found, solution=replace(at_start, dose_gy=optimised + offset)),
+            dose_offset_gy=offset,
+            most=step.most,
+            effort=None,
+            progress=_renamed(self.progress),
+            cancel=self.cancel,
+        )
+        self.passes.append(self.found.solution.objective[-1])
+        self.slopes = operator.cells
+        moves = moved(deliveries, step, self.found.solution.fluence, machine)
+        allowed = (
+            new if not violations(new, machine) else old for old, new in zip(plan.deliveries, moves, strict=True)
+        )
+        return self.judged(tuple(allowed), exact=exact)
+
+    def resweep(self, plan: DeliveredPlan, *, exact: bool) -> DeliveredPlan:
+        """Sliding windows of a fluence that makes up for what the last sweep did otherwise: its floor, gaps and rounding."""
+        if plan.sequenced is not self.sequenced or plan.deliveries is not self.sequenced.deliveries:
+            # metersets were scaled beam by beam: what the fluence leads to is the sweep as it was made
+            self.sequenced = plan.sequenced
+            plan = self.judged(self.sequenced.deliveries, exact=False)
+        maps = [beam.beamlets for beam in self.coarse.beams]
+        optimised = np.asarray(self.coarse.forward(self.fluence_mu), dtype=np.float64)
+        offset = self.voxels.difference_gy(plan.dose.dose_gy, optimised)
+        smoothing = plan_smoothing(maps)
+        if self.aims.wishes:
+            smoothing = replace(smoothing, weight=smoothing.weight * GUIDE_SHARE)
+        self.found = pursue(
+            self.coarse,
+            self.aims,
+            self.sets,
+            self.case.resolved.highest_level_gy,
+            _SETTINGS,
+            smoothing=smoothing,
+            warm_start=begun(self.fluence_mu, optimised + offset),
+            dose_offset_gy=offset,
+            effort=None,
+            progress=_renamed(self.progress),
+            cancel=self.cancel,
+        )
+        self.passes.append(self.found.solution.objective[-1])
+        self.fluence_mu = self.found.solution.fluence
+        self.sequenced = slide_plan(maps, self.coarse.split(self.fluence_mu), self.case.machine)
+        return self.judged(self.sequenced.deliveries, exact=exact)
+
+    def judged(self, deliveries: tuple[BeamDelivery, ...], *, exact: bool) -> DeliveredPlan:
+        """Dose and goal values of deliveries, exact or near the last exact dose."""
+        self.progress(Progress("final_dose", f"round {len(self.passes)}"))
+        planes = direction_planes(deliveries, self.case.machine)
+        dose = self.doses.exact(planes) if exact else self.doses.near(planes)
+        values = goal_values(self.case, dose.dose_gy)
+        return DeliveredPlan(self.sequenced, deliveries, dose, values, tuple(self.passes))
+
+    def learn(self, plan: DeliveredPlan) -> None:
+        """Hold what the plan's dose says otherwise than the optimiser, and pursue what it misses."""
+        accurate = plan.dose.dose_gy.ravel()[self.voxels.indices].astype(np.float64)
+        if self.fine is None and not self.sweeping:
+            metersets = part_metersets_mu(plan.deliveries)
+            self.difference = self.voxels.difference_gy(plan.dose.dose_gy, self.influence.forward(metersets))
+        self.aims = corrected(self.aims, self.sets, self.case.resolved.highest_level_gy, accurate, plan.values, _SHIFT)
+
+
+def _renamed(progress: ProgressCallback) -> ProgressCallback:
+    def note(event: Progress) -> None:
+        progress(replace(event, stage="sequence", message=f"metersets: {event.message}"))
+
+    return note
