@@ -194,7 +194,7 @@ class _Draft:
         yield from self._asked()
         yield ""
         yield "dose: {grid: 3 mm, influence: pencil_beam, final: collapsed_cone}"
-        yield "delivery: {mode: step_and_shoot}"
+        yield "delivery: {mode: step_and_shoot, max_segments: 100}"
 
     def _remarks(self) -> Iterator[str]:
         if len(self.external) > 1:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.dose.influence import FactorisedInfluence
+from dicomplan.optimization.solver import Solution
 from dicomplan.sequencing.aperture_moves import ApertureFluence
 
 FloatArray = NDArray[np.float64]
@@ -46,3 +47,19 @@ class ApertureDose:
         """(variables,) gradient of a function of dose whose gradient (voxels,) is given."""
         self.cells = self.fine.adjoint(gradient)
         return self.step.pulled_back(self.step.start if self._at is None else self._at, self.cells)
+
+
+def begun(variables: FloatArray, dose_gy: FloatArray) -> Solution:
+    """A warm start from variables whose dose (voxels,) is known and of which nothing else is."""
+    return Solution(
+        fluence=variables,
+        dose_gy=dose_gy,
+        objective=(),
+        term_values=(),
+        states=(),
+        excess_gy=(),
+        limits_met=False,
+        iterations=0,
+        stopped="no descent",
+        fluence_scale=float(variables.mean()),
+    )

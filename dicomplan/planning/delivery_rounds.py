@@ -15,12 +15,12 @@ from dicomplan.dose.explicit import DenseInfluence
 from dicomplan.dose.influence import FactorisedInfluence
 from dicomplan.dose.volume import DoseVolume
 from dicomplan.events import Cancel, Progress, ProgressCallback
-from dicomplan.optimization.solver import Solution, SolverSettings
+from dicomplan.optimization.solver import SolverSettings
 from dicomplan.optimization.voxels import VoxelSet
 from dicomplan.plan.derive import Region
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
-from dicomplan.planning.aperture_dose import ApertureDose
+from dicomplan.planning.aperture_dose import ApertureDose, begun
 from dicomplan.planning.case import PlanningCase, goal_values
 from dicomplan.planning.delivering import (
     SequencedPlan,
@@ -60,23 +60,6 @@ class DeliveredPlan:
 def count_segments(deliveries: Sequence[BeamDelivery]) -> int:
     """Number of segments of all beams."""
     return sum(len(item.segments) for item in deliveries)
-
-
-def begun(variables: FloatArray, dose_gy: FloatArray) -> Pursuit:
-    """A warm start from variables whose dose (voxels,) is known and of which nothing else is."""
-    solution = Solution(
-        fluence=variables,
-        dose_gy=dose_gy,
-        objective=(),
-        term_values=(),
-        states=(),
-        excess_gy=(),
-        limits_met=False,
-        iterations=0,
-        stopped="no descent",
-        fluence_scale=float(variables.mean()),
-    )
-    return Pursuit(solution, (), 0)
 
 
 @dataclass
@@ -195,7 +178,7 @@ class Rounds:
             self.case.resolved.highest_level_gy,
             _SETTINGS,
             smoothing=smoothing,
-            warm_start=begun(self.fluence_mu, optimised + offset),
+            warm_start=Pursuit(begun(self.fluence_mu, optimised + offset), (), 0),
             dose_offset_gy=offset,
             effort=None,
             progress=_renamed(self.progress),

@@ -23,12 +23,12 @@ from dicomplan.events import Finding
 from dicomplan.plan.coverages import StructureCoverages
 from dicomplan.plan.resolve import ResolvedTemplate
 from dicomplan.planning.case import PlanningCase
+from dicomplan.planning.delivery_rounds import DeliveredPlan
 from dicomplan.planning.exploring import Front
 from dicomplan.planning.imrt import IdealPlan
 from dicomplan.planning.normalizing import NormalizationResult
 from dicomplan.planning.proving import Verdict
 from dicomplan.planning.robustness import ShiftedValues
-from dicomplan.planning.delivery_rounds import DeliveredPlan
 from dicomplan.planning.voxels import OptimizationVoxels
 
 Float32Array = NDArray[np.float32]
