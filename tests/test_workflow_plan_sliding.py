@@ -50,6 +50,7 @@ def test_what_the_windows_leave_everywhere_is_told(sliding: helpers.Planned) -> 
         # leakage of the whole meterset, and what the gap adds
         assert 0.015 * beam["meterset_mu"] < beam["floor_mu"] < 0.03 * beam["meterset_mu"]
         assert 0.0 < beam["modulation_complexity_score"] <= 1.0
+        assert beam["leaves_synchronised"] is False  # the generic machine has no tongues
     assert sliding.document["quality"]["average_leaf_pair_opening_mm"] > 0
 
 

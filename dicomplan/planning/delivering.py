@@ -39,7 +39,8 @@ class WantedFluence:
 class SequencedPlan:
     """Deliveries of all beams with the fluence that each was to give, and the error left of each optimised beam's.
 
-    ``floors_mu``: of sliding windows, what each delivery leaves everywhere in its field at least, MU. ``delivered_mu``:
+    ``floors_mu``: of sliding windows, what each delivery leaves everywhere in its field at least, MU; ``synchronised``: whether
+    their neighbouring leaves move against tongue-and-groove underdose. ``delivered_mu``:
     (rows, cols) of each optimised beam, what its deliveries give on its map.
     """
 
@@ -47,6 +48,7 @@ class SequencedPlan:
     errors: tuple[FluenceError, ...]
     wanted: tuple[WantedFluence, ...]
     floors_mu: tuple[float, ...] = ()
+    synchronised: tuple[bool, ...] = ()
     delivered_mu: tuple[FloatArray, ...] = ()
 
 
@@ -57,6 +59,7 @@ class _Part:
     delivery: BeamDelivery
     delivered_mu: FloatArray
     floor_mu: float | None = None
+    synchronised: bool = False
 
 
 _Sequencer = Callable[[WantedFluence, Beam], _Part]
@@ -105,7 +108,12 @@ def slide_plan(maps: Sequence[BeamletMap], fluences_mu: Sequence[FloatArray], ma
     def swept(wanted: WantedFluence, beam: Beam) -> _Part:
         rate = sparing_dose_rate(wanted.fluence_mu, wanted.x_edges_mm, machine)
         done = slide(wanted.fluence_mu, wanted.x_edges_mm, wanted.first_leaf_pair, machine, dose_rate_mu_min=rate)
-        return _Part(BeamDelivery(beam, done.segments, done.dose_rate_mu_min), done.delivered_mu, done.floor_mu)
+        return _Part(
+            BeamDelivery(beam, done.segments, done.dose_rate_mu_min),
+            done.delivered_mu,
+            done.floor_mu,
+            done.synchronised,
+        )
 
     highest = max((float(fluence.max(initial=0.0)) for fluence in fluences_mu), default=0.0)
     return _sequenced(maps, fluences_mu, machine, [swept] * len(maps), [1e-3 * highest] * len(maps))
@@ -119,7 +127,7 @@ def _sequenced(
     least_mu: Sequence[float],
 ) -> SequencedPlan:
     deliveries: list[BeamDelivery] = []
-    errors, sources, floors, totals = [], [], [], []
+    errors, sources, floors, totals, synchronised = [], [], [], [], []
     for one, fluence, sequencer, least in zip(maps, fluences_mu, sequencers, least_mu, strict=True):
         wanted = one.filled(np.maximum(fluence, 0.0))
         wanted[wanted < least] = 0.0
@@ -136,9 +144,12 @@ def _sequenced(
                 sources.append(source)
                 if done.floor_mu is not None:
                     floors.append(done.floor_mu)
+                    synchronised.append(done.synchronised)
         errors.append(fluence_error(delivered, wanted))
         totals.append(delivered)
-    return SequencedPlan(tuple(deliveries), tuple(errors), tuple(sources), tuple(floors), tuple(totals))
+    return SequencedPlan(
+        tuple(deliveries), tuple(errors), tuple(sources), tuple(floors), tuple(synchronised), tuple(totals)
+    )
 
 
 def parts(delivery: BeamDelivery) -> tuple[BeamDelivery, ...]:

@@ -52,6 +52,7 @@ class SlidingWindow:
     ``segments`` move one after the other, metersets of one fraction at ``dose_rate_mu_min``. ``floor_mu``: what the beam
     leaves everywhere in its field at least: transmission times its meterset, and what the minimum gap adds in passing.
     ``delivered_mu`` (rows, cols): the fluence with transmission (not the source's size); ``error`` against the map.
+    ``synchronised``: neighbouring pairs move so that no tongue shades what both are to give (asked for, and not too dear).
     """
 
     segments: tuple[Segment, ...]
@@ -59,6 +60,7 @@ class SlidingWindow:
     floor_mu: float
     delivered_mu: FloatArray
     error: FluenceError
+    synchronised: bool = False
 
 
 def slide(
@@ -106,7 +108,7 @@ def slide(
     coupled, synchronised = _coupled(moving, machine, synchronised)
     pace = rate / 60.0 / (_SPEED_SHARE * (machine.mlc.max_speed_mm_s or UNSTATED_SPEED_MM_S))
     demands = Demands(pace, window, coupled, synchronised, spread=jaw_x is None)
-    found = _corrected(part, part_edges, demands, machine)
+    found, demands = _corrected(part, part_edges, demands, machine)
     paths = trajectories(found, window)
     times = control_times(paths, part_edges, accuracy * float(part.max()), _LEAST_STEP_MU)
     apertures = _on_the_machine(paths.at(times), first_leaf_pair + moving, part_edges, jaw_x, machine)
@@ -117,7 +119,7 @@ def slide(
     within = np.ix_(moving, np.arange(columns.start, columns.stop))
     delivered[within] = through * found.meterset_mu + (1.0 - through) * opened
     floor = through * found.meterset_mu + (1.0 - through) * found.floor_mu
-    return SlidingWindow(segments, rate, floor, delivered, fluence_error(delivered, fluence))
+    return SlidingWindow(segments, rate, floor, delivered, fluence_error(delivered, fluence), demands.synchronised)
 
 
 def sparing_dose_rate(fluence_mu: FloatArray, x_edges_mm: FloatArray, machine: MachineModel) -> float:
@@ -186,8 +188,10 @@ def _to_the_jaws(
     return fluence, edges, jaw_x
 
 
-def _corrected(wanted: FloatArray, edges: FloatArray, demands: Demands, machine: MachineModel) -> Passages:
-    """Passages whose fluence and what the leaves transmit meanwhile make up what is wanted.
+def _corrected(
+    wanted: FloatArray, edges: FloatArray, demands: Demands, machine: MachineModel
+) -> tuple[Passages, Demands]:
+    """Passages whose fluence and what the leaves transmit meanwhile make up what is wanted, and the demands they keep to.
 
     Synchronisation is given up where it would raise the floor by more than :data:`SYNCHRONISED_FLOOR`.
     """
@@ -202,9 +206,9 @@ def _corrected(wanted: FloatArray, edges: FloatArray, demands: Demands, machine:
                 demands, found = _unsynchronised(demands, machine), alone
         floor = found.floor_mu
         if abs(found.meterset_mu - meterset) <= 1e-9 * found.meterset_mu:
-            return found
+            break
         meterset = found.meterset_mu
-    return found
+    return found, demands
 
 
 def _unsynchronised(demands: Demands, machine: MachineModel) -> Demands:

@@ -243,7 +243,7 @@ def _exploration(front: Front, own: Mapping[StructureGoal, float]) -> dict[str, 
 
 
 def _delivery_facts(result: Result, index: int) -> dict[str, Any]:
-    """Complexity of a beam; of one that moves also its dose rate and what it leaves everywhere in its field at least."""
+    """Complexity of a beam; of one that moves also its dose rate, what it leaves in its field at least, and how leaves go."""
     item = result.deliveries[index]
     found = beam_complexity(item, result.setup.case.machine)
     facts: dict[str, Any] = {
@@ -257,6 +257,7 @@ def _delivery_facts(result: Result, index: int) -> dict[str, Any]:
         scale = item.meterset_mu / sequenced.deliveries[index].meterset_mu
         facts["dose_rate_mu_min"] = item.dose_rate_mu_min
         facts["floor_mu"] = sequenced.floors_mu[index] * scale
+        facts["leaves_synchronised"] = sequenced.synchronised[index]
     return facts
 
 
