@@ -39,7 +39,9 @@ FloatArray = NDArray[np.float64]
 _SETTINGS = SolverSettings(max_iterations=150, relative_change=5e-4)
 _SHIFT = 0.15  # of its dose: segments meet what voxels say of a goal, so what is judged must be told in full
 _TRUST_MM = 10.0  # so far leaves move in one round
-_MARGIN = 1.002  # of the minimum meterset, so that printed digits never fall below it
+
+METERSET_MARGIN = 1.002
+"""Of the minimum meterset: the least that is optimised, so that printed digits never fall below it."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,14 @@ def count_segments(deliveries: Sequence[BeamDelivery]) -> int:
 class Rounds:
     """Optimisation of what is delivered, round after round: each starts from what the last one gave.
 
-    ``influence`` (of parts) gives the dose of metersets, ``coarse`` that of fluence on beamlets, ``fine`` that of fluence on the
-    cells that leaf positions are seen on (None: leaves stay). ``fluence_mu`` is what sliding windows were made of.
+    ``influence`` (of parts) gives the dose of metersets (None: they need no optimisation of their own), ``coarse`` that of
+    fluence on beamlets, ``fine`` that of fluence on the cells that leaf positions are seen on (None: leaves stay).
+    ``fluence_mu`` is what sliding windows were made of.
     """
 
     case: PlanningCase
     sequenced: SequencedPlan
-    influence: DenseInfluence
+    influence: DenseInfluence | None
     sets: Mapping[Region, VoxelSet | None]
     voxels: OptimizationVoxels
     doses: AnchoredDose
@@ -88,9 +91,18 @@ class Rounds:
     found: Pursuit | None = None
     passes: list[float] = field(default_factory=list)
 
+    def first(self) -> DeliveredPlan:
+        """What there is to begin with, its metersets optimised where their dose is known one by one."""
+        return (
+            self.judged(self.sequenced.deliveries, exact=False)
+            if self.influence is None
+            else self.optimise(exact=False)
+        )
+
     def optimise(self, *, exact: bool) -> DeliveredPlan:
         """Metersets for the present aims, none below the machine's minimum, and the dose that they give."""
-        floor = np.full(self.influence.beamlet_count, _MARGIN * self.case.machine.min_segment_meterset_mu)
+        assert self.influence is not None
+        floor = np.full(self.influence.beamlet_count, METERSET_MARGIN * self.case.machine.min_segment_meterset_mu)
         sequenced = part_metersets_mu(self.sequenced.deliveries)
         self.found = pursue(
             self.influence,
@@ -125,10 +137,9 @@ class Rounds:
     def move(self, plan: DeliveredPlan, *, exact: bool) -> DeliveredPlan:
         """Leaf positions and metersets together, from a plan whose dose is known."""
         assert self.fine is not None
-        assert self.found is not None
         machine = self.case.machine
         maps = [beam.beamlets for beam in self.fine.beams]
-        floor = _MARGIN * machine.min_segment_meterset_mu
+        floor = METERSET_MARGIN * machine.min_segment_meterset_mu
         before = ApertureDose(self.fine, aperture_fluence(plan.deliveries, maps, machine, _TRUST_MM, floor))
         offset = self.voxels.difference_gy(plan.dose.dose_gy, before.forward(before.step.start))
         deliveries, room = plan.deliveries, (self.max_segments or 0) - count_segments(plan.deliveries)
@@ -137,14 +148,14 @@ class Rounds:
         step = aperture_fluence(deliveries, maps, machine, _TRUST_MM, floor)
         operator = ApertureDose(self.fine, step)
         optimised = np.asarray(operator.forward(step.start), dtype=np.float64)
-        at_start = replace(self.found.solution, fluence=step.start, fluence_scale=float(step.start.mean()))
+        states = () if self.found is None else self.found.states
         self.found = pursue(
             operator,
             self.aims,
             self.sets,
             self.case.resolved.highest_level_gy,
             _SETTINGS,
-            warm_start=replace(self.found, solution=replace(at_start, dose_gy=optimised + offset)),
+            warm_start=Pursuit(begun(step.start, optimised + offset), states, 0),
             dose_offset_gy=offset,
             most=step.most,
             effort=None,
@@ -200,7 +211,7 @@ class Rounds:
     def learn(self, plan: DeliveredPlan) -> None:
         """Hold what the plan's dose says otherwise than the optimiser, and pursue what it misses."""
         accurate = plan.dose.dose_gy.ravel()[self.voxels.indices].astype(np.float64)
-        if self.fine is None and not self.sweeping:
+        if self.fine is None and self.influence is not None and not self.sweeping:
             metersets = part_metersets_mu(plan.deliveries)
             self.difference = self.voxels.difference_gy(plan.dose.dose_gy, self.influence.forward(metersets))
         self.aims = corrected(self.aims, self.sets, self.case.resolved.highest_level_gy, accurate, plan.values, _SHIFT)

@@ -9,12 +9,13 @@ fluence map has steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.beams.beamlets import BeamletMap
-from dicomplan.beams.delivery import BeamDelivery
+from dicomplan.beams.delivery import BeamDelivery, direction
 from dicomplan.beams.limits import violations
 from dicomplan.dose.influence import FactorisedInfluence
 from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
@@ -24,8 +25,9 @@ from dicomplan.optimization.terms import Term
 from dicomplan.optimization.voxels import VoxelSet
 from dicomplan.plan.derive import Region
 from dicomplan.planning.aperture_dose import ApertureDose, begun
-from dicomplan.planning.delivering import sequence_plan
+from dicomplan.planning.delivering import SequencedPlan, sequence_plan
 from dicomplan.sequencing.aperture_moves import aperture_fluence, moved
+from dicomplan.sequencing.fluence import fluence_error, fluence_of_segments
 from dicomplan.sequencing.pricing import grown
 
 FloatArray = NDArray[np.float64]
@@ -38,7 +40,7 @@ _SETTINGS = SolverSettings(max_iterations=20, relative_change=1e-3)
 
 def first_apertures(
     maps: Sequence[BeamletMap], fluences_mu: Sequence[FloatArray], machine: MachineModel
-) -> tuple[BeamDelivery, ...]:
+) -> SequencedPlan:
     """Each beam (carriage group) open where its fluence is worth it, at the fluence's mean there."""
     flat, steps = [], []
     for fluence in fluences_mu:
@@ -46,7 +48,33 @@ def first_apertures(
         mean = float(fluence[opened].mean()) if opened.any() else 1.0
         steps.append(max(mean, machine.min_segment_meterset_mu))
         flat.append(np.where(opened, steps[-1], 0.0))
-    return sequence_plan(maps, flat, machine, steps).deliveries
+    return sequence_plan(maps, flat, machine, steps)
+
+
+def instead_of(
+    first: SequencedPlan,
+    deliveries: tuple[BeamDelivery, ...],
+    maps: Sequence[BeamletMap],
+    fluences_mu: Sequence[FloatArray],
+    machine: MachineModel,
+) -> SequencedPlan:
+    """What :func:`first_apertures` has grown to, with what its beams' fluence (count,) was to be and by how much it differs."""
+    wanted, errors, totals = [], [], []
+    for item, source in zip(deliveries, first.wanted, strict=True):
+        which = next(k for k, one in enumerate(maps) if direction(one.beam) == direction(item.beam))
+        one, left = maps[which], int(np.searchsorted(maps[which].x_edges_mm, source.x_edges_mm[0] - 1e-6))
+        part = one.filled(fluences_mu[which])[:, left : left + source.fluence_mu.shape[1]]
+        share = source.fluence_mu / max(float(source.fluence_mu.max()), 1e-9)
+        wanted.append(replace(source, fluence_mu=part * share))
+    for one, fluence in zip(maps, fluences_mu, strict=True):
+        pairs = range(one.first_leaf_pair, one.first_leaf_pair + len(one.active))
+        mine = [item for item in deliveries if direction(item.beam) == direction(one.beam)]
+        total = np.zeros(one.active.shape)
+        for item in mine:
+            total += fluence_of_segments(item.segments, one.x_edges_mm, pairs, machine)
+        totals.append(total)
+        errors.append(fluence_error(total, one.filled(fluence)))
+    return replace(first, deliveries=deliveries, errors=tuple(errors), wanted=tuple(wanted), delivered_mu=tuple(totals))
 
 
 def generated(

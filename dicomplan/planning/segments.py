@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,15 +15,19 @@ from dicomplan.dose.explicit import DenseInfluence
 from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.influence import FactorisedInfluence
 from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
+from dicomplan.optimization.voxels import VoxelSet
+from dicomplan.plan.derive import Region
 from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import PlanningCase
 from dicomplan.planning.delivering import (
     SequencedPlan,
+    part_metersets_mu,
     parts,
     sequence_plan,
     slide_plan,
 )
-from dicomplan.planning.delivery_rounds import DeliveredPlan, Rounds, count_segments
+from dicomplan.planning.delivery_rounds import METERSET_MARGIN, DeliveredPlan, Rounds, count_segments
+from dicomplan.planning.generating import first_apertures, generated, instead_of
 from dicomplan.planning.imrt import IdealPlan
 from dicomplan.planning.levels import DOSE_TOLERANCE, steps_by_dose
 from dicomplan.planning.near_ideal import delivery_loss, kept_near
@@ -86,6 +90,44 @@ def segment_influence(
     return DenseInfluence(np.ascontiguousarray(np.stack(columns), dtype=np.float32))
 
 
+def generated_within(
+    maps: Sequence[BeamletMap],
+    ideal: IdealPlan,
+    case: PlanningCase,
+    voxels: OptimizationVoxels,
+    sets: Mapping[Region, VoxelSet | None],
+    fine: FactorisedInfluence,
+    max_segments: int,
+    progress: ProgressCallback,
+    cancel: Cancel,
+) -> SequencedPlan | None:
+    """``max_segments`` apertures made from nothing for the ideal dose.
+
+    None where neighbouring leaves bind each other, or not even the first apertures of all beams are so few.
+    """
+    if not case.machine.mlc.interdigitation:
+        return None
+    first = first_apertures(maps, ideal.fluences_mu, case.machine)
+    if count_segments(first.deliveries) > max_segments:
+        return None
+    dose = ideal.dose.dose_gy.ravel()[voxels.indices].astype(np.float64)
+    deliveries = generated(
+        first.deliveries,
+        fine,
+        np.tile(dose, voxels.scenarios),
+        ideal.difference_gy,
+        sets,
+        [target.name for target in case.resolved.targets],
+        case.resolved.highest_level_gy,
+        case.machine,
+        max_segments,
+        METERSET_MARGIN * case.machine.min_segment_meterset_mu,
+        progress,
+        cancel,
+    )
+    return instead_of(first, deliveries, maps, ideal.fluences_mu, case.machine)
+
+
 def deliver(
     case: PlanningCase,
     maps: Sequence[BeamletMap],
@@ -99,49 +141,61 @@ def deliver(
     progress: ProgressCallback = ignore_progress,
     cancel: Cancel | None = None,
 ) -> DeliveredPlan:
-    """Sequence the ideal fluence and optimise the metersets until the accurate dose holds what it can.
+    """What a machine delivers in place of the ideal fluence, optimised on the dose that it gives.
 
-    Each round looks at the dose of the printed digits, holds its difference to the optimiser's dose, tightens
-    a broken hard limit by its overshoot and moves the aims of goals by what they are judged otherwise. While goals
-    alone are at stake it looks near the last exact dose; a broken limit is always looked at exactly, and so is the best
-    round in the end: if its exact dose breaks a limit, the rounds that are left go on from there. With ``fine`` (all
-    cells of finer maps of the same beams) leaf positions are optimised together with the metersets of later rounds. Once
-    ``cancel`` is finishing, the best round so far is taken.
+    Segments come from sequencing the fluence, their metersets optimised; where their number is stated and leaves may
+    interdigitate also from column generation, and what loses less is gone on with. Sliding windows sweep the fluence. Then
+    rounds: leaf positions and metersets together (with ``fine``: all cells of finer maps of the same beams), or another sweep
+    of a fluence that makes up for what the last one did otherwise. Each round looks at the dose of the printed digits, holds
+    its difference to the optimiser's dose, tightens a broken hard limit by its overshoot and moves the aims of goals by what
+    they are judged otherwise. While goals alone are at stake it looks near the last exact dose; a broken limit is always
+    looked at exactly, and so is the best round in the end: if its exact dose breaks a limit, the rounds that are left go on
+    from there. Once ``cancel`` is finishing, the best round so far is taken.
     """
     cancel = cancel or Cancel()
     progress(Progress("sequence", "leaf positions"))
-    sequenced = sequenced_within(maps, influence, ideal, case, max_segments, cancel)
-    if any(item.moving for item in sequenced.deliveries):
-        fine = None  # the sweep binds the leaves
-    progress(Progress("sequence", f"dose of {count_segments(sequenced.deliveries)} segments"))
-    doses_of_parts = segment_influence(sequenced.deliveries, case, point_dose, cancel)
     sets = voxel_sets(case, voxels, ideal.aims.regions)
     level = case.resolved.highest_level_gy
-    aims = kept_near(reached(ideal.aims, ideal.values), ideal.values, level)
-    work = Rounds(
-        case,
-        sequenced,
-        doses_of_parts,
-        sets,
-        voxels,
-        doses,
-        aims,
-        ideal.difference_gy,
-        progress,
-        cancel,
-        influence,
-        np.concatenate(ideal.fluences_mu),
-        fine,
-        max_segments,
-    )
+    if case.resolved.template.delivery.mode == "sliding_window":
+        fine = None  # the sweep binds the leaves
+
+    def begun(plan: SequencedPlan, parts_dose: DenseInfluence | None) -> Rounds:
+        return Rounds(
+            case,
+            plan,
+            parts_dose,
+            sets,
+            voxels,
+            doses,
+            kept_near(reached(ideal.aims, ideal.values), ideal.values, level),
+            ideal.difference_gy,
+            progress,
+            cancel,
+            influence,
+            np.concatenate(ideal.fluences_mu),
+            fine,
+            max_segments,
+        )
 
     def loss(plan: DeliveredPlan) -> tuple[float, float]:
         return delivery_loss(plan.values, ideal.values, level)
 
-    found = best = work.optimise(exact=False)
+    sequenced = sequenced_within(maps, influence, ideal, case, max_segments, cancel)
+    progress(Progress("sequence", f"dose of {count_segments(sequenced.deliveries)} segments"))
+    work = begun(sequenced, segment_influence(sequenced.deliveries, case, point_dose, cancel))
+    found = best = work.first()
+    other = None
+    if fine is not None and max_segments is not None and loss(best) > (0.0, 0.0) and not cancel.finishing:
+        other = generated_within(maps, ideal, case, voxels, sets, fine, max_segments, progress, cancel)
+    if other is not None:
+        another = begun(other, None)
+        first = another.first()
+        if loss(first) < loss(best):
+            work, found, best = another, first, first
     exact = False
     rounds = idle = 0
-    looks = _QUICK_LOOKS if doses_of_parts.voxel_count * doses_of_parts.beamlet_count < _QUICK else LOOKING_ROUNDS
+    variables = len(part_metersets_mu(best.deliveries))
+    looks = _QUICK_LOOKS if len(voxels.indices) * variables < _QUICK else LOOKING_ROUNDS
     while rounds < looks and loss(best) > (0.0, 0.0) and idle <= _PATIENCE and not cancel.finishing:
         rounds += 1
         broken = loss(found)[0] > 0
