@@ -17,7 +17,7 @@ from dicomplan.dose.pencil_kernel import pencil_kernel
 from dicomplan.machine.library import load_machine
 from dicomplan.planning.aperture_dose import ApertureDose
 from dicomplan.sequencing.aperture_moves import aperture_fluence, fine_map, moved
-from dicomplan.sequencing.apertures import open_intervals
+from dicomplan.sequencing.apertures import open_area_cm2, open_intervals
 from dicomplan.sequencing.step_and_shoot import sequence
 
 MACHINE = load_machine("generic_6mv")
@@ -157,6 +157,9 @@ def test_no_move_leaves_the_limits(seed, trust, name):
     (after,) = moved([item], step, variables, machine)
     assert not violations(after, machine)
     assert len(after.segments) == len(item.segments)
+    for old, new in zip(item.segments, after.segments, strict=True):
+        least = min(open_area_cm2(old.aperture, machine), machine.min_segment_area_cm2)
+        assert open_area_cm2(new.aperture, machine) >= least - 0.02  # the rounding of many leaves
 
 
 def test_segments_that_move_are_refused():

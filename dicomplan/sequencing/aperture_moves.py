@@ -225,7 +225,11 @@ def aperture_fluence(
 def moved(
     deliveries: Sequence[BeamDelivery], step: ApertureFluence, variables: FloatArray, machine: MachineModel
 ) -> tuple[BeamDelivery, ...]:
-    """The deliveries after a step, on the machine's leaves and to the printed digits; jaws follow, closed pairs are parked."""
+    """The deliveries after a step, on the machine's leaves and to the printed digits; jaws follow, closed pairs are parked.
+
+    The leaves of a segment whose area would fall below the machine's least stay where they are.
+    """
+    heights = np.diff(machine.mlc.leaf_boundaries_mm)
     metersets, outward = step.metersets(variables), step.outward_mm(variables)
     where = step.ends.where
     result: list[BeamDelivery] = []
@@ -233,10 +237,13 @@ def moved(
     for number, item in enumerate(deliveries):
         count = len(item.segments)
         left, right = open_intervals([one.aperture for one in item.segments], machine)
+        before = left.copy(), right.copy()
         mine = where[:, 0] == number
         for bank, positions, sign in ((0, left, -1.0), (1, right, 1.0)):
             chosen = mine & (where[:, 3] == bank)
             positions[where[chosen, 1], where[chosen, 2]] += sign * outward[chosen]
+        small = (right - left) @ heights < 100.0 * machine.min_segment_area_cm2
+        left[small], right[small] = before[0][small], before[1][small]
         weights = metersets[first : first + count]
         shapes = place_leaves(LeafShapes(0, left, right, weights), machine)
         segments = tuple(rounded(Segment(shape, float(mu))) for shape, mu in zip(shapes, weights, strict=True))
