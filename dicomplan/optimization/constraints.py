@@ -16,7 +16,7 @@ FloatArray = NDArray[np.float64]
 ConstraintKind = Literal["upper", "lower", "mean_upper", "mean_lower"]
 
 _FIRST_PENALTY = 100.0
-_GROWTH = 4.0  # of the penalty, where a round did not halve the excess
+_GROWTH = 2.0  # of the penalty, where a round did not halve the excess
 _LARGEST_PENALTY = 1e5
 _LEAST_WEIGHT = 0.25  # of the largest: a voxel at the border is a limit like any other
 _LEAST_FREE = 0.25  # of the allowed volume, where voxels that are never held use it up

@@ -30,7 +30,7 @@ StopReason = Literal["converged", "iteration limit", "no descent", "asked to end
 
 _MOST_ROUNDS = 100  # a round that makes no step must not be repeated for ever
 _FIRST_STEP = 0.1  # of the fluence's norm: how far the first step of L-BFGS-B goes
-_SHARE_STEP = 0.02  # likewise of the share by which limits give way
+_SHARE_STEP = 0.1  # likewise of the share by which limits give way
 _KEPT_PENALTY = 400.0  # of what an earlier search hands on
 _LEAST_SIZE = 0.03  # of the median beamlet: one that hardly reaches anything is not scaled up further
 

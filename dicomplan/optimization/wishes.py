@@ -30,15 +30,18 @@ FloatArray = NDArray[np.float64]
 SLACK = 0.005
 """A goal that was not met, or was bettered, is kept at its dose and so much of it, if nothing else is asked for."""
 
-_PRICE = 2.0  # of giving way: far above what the guide's terms (about 0.1 in all) could gain by it
+_PRICE = 6.0  # of giving way: far above what the guide's terms (about 0.1 in all) could gain by it
 _PULL = 2.0  # of bettering a goal that is met
 _MET = 5e-4  # shares below this are none
 LATER_PRICE = 0.7
 """Where goals are served at once, a group's price, relative to that of the group before it."""
 
+_LINGERING = 0.03
+_TOGETHER_ITERATIONS = 200
+_MOST_ROUND = 50
 _SERVE_ITERATIONS = 120
 _GROUP_ITERATIONS = 50
-_BETTER_ITERATIONS = 15
+_BETTER_ITERATIONS = 30
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class _List:
         iterations = round(self.effort * iterations)
         settings = SolverSettings(
             max_iterations=iterations,
-            round_iterations=max(15, iterations // 4),
+            round_iterations=min(max(15, iterations // 4), _MOST_ROUND),
             enough=all(one.least == 0.0 for one in ways),
         )
         free = [k for one in ways for k in one.wishes]
@@ -154,6 +157,27 @@ class _List:
         """What has been found."""
         return Fulfilment(self.solution, tuple(self.shares), tuple(self.limits()), tuple(self.states), self.iterations)
 
+    def together(self) -> list[_Way]:
+        """Every wish giving way for itself, a later group's at a lower price."""
+        return [
+            _Way((k,), _PRICE * LATER_PRICE ** (one.group - 1), start=max(0.0, self.missing(k)))
+            for k, one in enumerate(self.wishes)
+        ]
+
+    def lingering(self, others: Sequence[int], held: Sequence[int]) -> list[_Way]:
+        """What else has been reached, at a price that moves no wish whose turn it is: without it, it would be let go.
+
+        Wishes that are not held, and of those that are (``held``) what they are below their limits.
+        """
+        ways = []
+        for k in others:
+            missing, done = self.missing(k), k in held
+            if done and (self.shares[k] != 0.0 or not self.wishes[k].better or missing >= -_MET):
+                continue
+            price = _LINGERING * _PRICE * LATER_PRICE ** (self.wishes[k].group - 1)
+            ways.append(_Way((k,), price, min(missing, 0.0), 0.0 if done else np.inf, missing))
+        return ways
+
     def missing(self, k: int) -> float:
         """By which share of its dose a wish is missed at the present dose."""
         return missing_share(self.wishes[k].limit, self.solution.dose_gy)
@@ -183,19 +207,24 @@ def fulfil(
     """
     cancel = cancel or Cancel()
     work = _List(operator, guide, wishes, dose_offset_gy, most, progress, cancel, effort, slack, start, states)
-    held: list[int] = []
     order = sorted(range(len(wishes)), key=lambda k: wishes[k].group)
+    if len(states) <= work.hard:
+        work.reach((), work.together(), _TOGETHER_ITERATIONS, "all goals")
+    held: list[int] = []
     for number, members in groupby(order, key=lambda k: wishes[k].group):
         if cancel.finishing:
             break
         group = tuple(members)
+        others = work.lingering([k for k in order if k not in group], held)
         worst = max(0.0, *(work.missing(k) for k in group))
-        (share,) = work.reach(held, [_Way(group, start=worst)], _GROUP_ITERATIONS, f"group {number:g}")
-        if share > _MET and len(group) > 1:
-            ways = [_Way((k,), most=share + slack, start=min(max(0.0, work.missing(k)), share)) for k in group]
-            each = work.reach(held, ways, _GROUP_ITERATIONS, f"group {number:g}, each")
-        else:
+        each: tuple[float, ...] = (0.0,) * len(group)
+        if worst > _MET:
+            way = _Way(group, start=worst)
+            share = work.reach(held, [way, *others], _GROUP_ITERATIONS, f"group {number:g}")[0]
             each = (share,) * len(group)
+            if share > _MET and len(group) > 1:
+                ways = [_Way((k,), most=share + slack, start=min(max(0.0, work.missing(k)), share)) for k in group]
+                each = work.reach(held, [*ways, *others], _GROUP_ITERATIONS, f"group {number:g}, each")[: len(group)]
         for k, own in zip(group, each, strict=True):
             work.shares[k] = own
         held += group
@@ -205,7 +234,9 @@ def fulfil(
         if not wishes[k].better or work.shares[k] > _MET:
             continue
         way = _Way((k,), _PULL, least=-1.0, most=0.0, start=min(work.missing(k), 0.0))
-        (work.shares[k],) = work.reach(held, [way], _BETTER_ITERATIONS, f"betters {wishes[k].limit.voxels.name}")
+        others = work.lingering([one for one in order if one != k], held)
+        share = work.reach(held, [way, *others], _BETTER_ITERATIONS, f"betters {wishes[k].limit.voxels.name}")[0]
+        work.shares[k] = share
     return work.result()
 
 
@@ -228,11 +259,7 @@ def serve(
     """
     cancel = cancel or Cancel()
     work = _List(operator, guide, wishes, dose_offset_gy, most, progress, cancel, 1.0, SLACK, start, states)
-    ways = [
-        _Way((k,), _PRICE * LATER_PRICE ** (one.group - 1), start=max(0.0, work.missing(k)))
-        for k, one in enumerate(wishes)
-    ]
-    work.shares = list(work.reach((), ways, _SERVE_ITERATIONS, "goals"))
+    work.shares = list(work.reach((), work.together(), _SERVE_ITERATIONS, "goals"))
     return work.result()
 
 
