@@ -1,12 +1,16 @@
 """A wish list with priorities, fulfilled in order: what an earlier group reached is never given up for a later one.
 
 The two phases of Breedveld, Storchi, Keijzer, Heemink and Heijmen, Phys. Med. Biol. 52 (2007) 6339 (two-phase
-epsilon-constraint planning), with limits that give way instead of single objectives:
+epsilon-constraint planning), with limits that give way instead of single objectives, and a beginning for both:
 
+0. All goals at once, an earlier group's dearer: near to where the groups lead, in a fraction of their work.
 1. Group by group: the least share t by which all goals of the group must give way together, then the least sum of their own
    shares, none above t. A goal that is met becomes a limit at its dose; one that is not, a limit at what was reached, and
    some slack.
 2. In order: each goal that is worth bettering is pushed below its limit, and kept there with some slack.
+
+While it is one's turn, what the others have reached beyond what is held lingers at a low price: a search of few iterations
+would let it go, and not bring it back when their turn comes.
 
 The terms of the guide (fall-off, organs that nothing is asked of, smoothing) settle what the wishes leave open.
 """
@@ -30,15 +34,16 @@ FloatArray = NDArray[np.float64]
 SLACK = 0.005
 """A goal that was not met, or was bettered, is kept at its dose and so much of it, if nothing else is asked for."""
 
-_PRICE = 6.0  # of giving way: far above what the guide's terms (about 0.1 in all) could gain by it
+_PRICE = 6.0  # of giving way: above what the guide's terms (0.1 in all, up to 1 where goals are hard) could gain by it
 _PULL = 2.0  # of bettering a goal that is met
 _MET = 5e-4  # shares below this are none
 LATER_PRICE = 0.7
 """Where goals are served at once, a group's price, relative to that of the group before it."""
 
-_LINGERING = 0.03
+_LINGERING = 0.03  # of its price: what holds a wish where it is while it is another's turn
+
 _TOGETHER_ITERATIONS = 200
-_MOST_ROUND = 50
+_MOST_ROUND = 50  # iterations before multipliers move: they matter more than the last bit of descent between
 _SERVE_ITERATIONS = 120
 _GROUP_ITERATIONS = 50
 _BETTER_ITERATIONS = 30
@@ -201,14 +206,14 @@ def fulfil(
 
     ``guide`` holds terms, hard limits and smoothing; ``most`` (beamlets,) bounds the fluence. ``states``: of the hard
     limits and all wishes, from an earlier fulfilment of the same list (or of the hard limits alone). Wishes of one group
-    are equals. ``effort`` times 50 iterations are spent on a group at most. ``slack``: by which part of its dose a goal
+    are equals. ``effort`` times 50 iterations are spent on a group at most, 200 on all at once where ``states`` knows no wish. ``slack``: by which part of its dose a goal
     that was not met, or was bettered, may get worse again. Progress: stage ``optimize``. Once ``cancel`` is finishing,
     groups that have not had their turn are left as they are.
     """
     cancel = cancel or Cancel()
     work = _List(operator, guide, wishes, dose_offset_gy, most, progress, cancel, effort, slack, start, states)
     order = sorted(range(len(wishes)), key=lambda k: wishes[k].group)
-    if len(states) <= work.hard:
+    if len(states) <= work.hard and not cancel.finishing:
         work.reach((), work.together(), _TOGETHER_ITERATIONS, "all goals")
     held: list[int] = []
     for number, members in groupby(order, key=lambda k: wishes[k].group):
