@@ -205,9 +205,10 @@ def fulfil(
     """The fluence that fulfils the wishes in order, from a solution of the guide alone (or any of the same operator).
 
     ``guide`` holds terms, hard limits and smoothing; ``most`` (beamlets,) bounds the fluence. ``states``: of the hard
-    limits and all wishes, from an earlier fulfilment of the same list (or of the hard limits alone). Wishes of one group
-    are equals. ``effort`` times 50 iterations are spent on a group at most, 200 on all at once where ``states`` knows no wish. ``slack``: by which part of its dose a goal
-    that was not met, or was bettered, may get worse again. Progress: stage ``optimize``. Once ``cancel`` is finishing,
+    limits and all wishes, from an earlier fulfilment of the same list (or of the hard limits alone: then all wishes are
+    pursued at once first). Wishes of one group are equals. ``effort`` times 50 iterations are spent on a group at most, 200
+    on all at once. ``slack``: by which part of its dose a goal that was not met, or was bettered, may get worse again.
+    Progress: stage ``optimize``. Once ``cancel`` is finishing,
     groups that have not had their turn are left as they are.
     """
     cancel = cancel or Cancel()
