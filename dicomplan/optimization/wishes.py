@@ -243,6 +243,9 @@ def fulfil(
         others = work.lingering([one for one in order if one != k], held)
         share = work.reach(held, [way, *others], _BETTER_ITERATIONS, f"betters {wishes[k].limit.voxels.name}")[0]
         work.shares[k] = share
+    if held and not cancel.finishing:
+        # each search has moved the dose a little: what is kept must hold of all at the same time
+        work.reach(held, [], _GROUP_ITERATIONS, "all that is kept")
     return work.result()
 
 
