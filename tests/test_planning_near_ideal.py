@@ -7,7 +7,7 @@ import pytest
 from dicomplan.metrics.grammar import parse_goal
 from dicomplan.plan.derive import ObjectiveSpec, Region
 from dicomplan.plan.template import StructureGoal
-from dicomplan.planning.near_ideal import delivery_loss, kept_near, worsening
+from dicomplan.planning.near_ideal import delivery_loss, goal_loss, kept_near, worsening
 from dicomplan.planning.pursuing import Aims
 
 LEVEL = 50.0
@@ -51,6 +51,13 @@ def test_beyond_the_limit_counts_in_full_inside_in_half_and_a_little_not_at_all(
 def test_what_gets_better_than_ideal_is_to_its_credit():
     one = goal("Dmean <= 20 Gy")
     assert delivery_loss({one: 21.0}, {one: 25.0}, LEVEL)[1] < 0.0
+
+
+def test_the_goal_loss_is_the_sum_of_what_got_worse():
+    hard, one, two = goal("D0.1cc <= 45 Gy", 0), goal("Dmean <= 20 Gy"), goal("D95% >= 50 Gy")
+    ideal = {hard: 30.0, one: 10.0, two: 51.0}
+    assert goal_loss({hard: 50.0, one: 11.0, two: 50.0}, ideal, LEVEL) == pytest.approx(2.0 + 2.0)
+    assert goal_loss({hard: 50.0, one: 9.0, two: 52.0}, ideal, LEVEL) == 0.0
 
 
 def test_a_broken_hard_limit_comes_first():

@@ -49,7 +49,9 @@ class DeliveredPlan:
     """Deliveries as they will be printed, their accurate dose and what it gives for each goal.
 
     ``errors``: what sequencing left of each optimised beam's fluence. ``passes``: objective after each optimisation of
-    the metersets.
+    the metersets. ``generated``: whether segments come from column generation. ``goal_losses``
+    (:func:`~dicomplan.planning.near_ideal.goal_loss`) of each plan that was looked at: of what was sequenced, its
+    metersets optimised, of what was generated where it was, and of each round; last of this plan.
     """
 
     sequenced: SequencedPlan
@@ -57,6 +59,8 @@ class DeliveredPlan:
     dose: DoseVolume
     values: Mapping[StructureGoal, float]
     passes: tuple[float, ...]
+    generated: bool = False
+    goal_losses: tuple[float, ...] = ()
 
 
 def count_segments(deliveries: Sequence[BeamDelivery]) -> int:
@@ -70,7 +74,7 @@ class Rounds:
 
     ``influence`` (of parts) gives the dose of metersets (None: they need no optimisation of their own), ``coarse`` that of
     fluence on beamlets, ``fine`` that of fluence on the cells that leaf positions are seen on (None: leaves stay).
-    ``fluence_mu`` is what sliding windows were made of.
+    ``swept``: sliding windows with the fluence (beamlets,) that each was made of.
     """
 
     case: PlanningCase
@@ -84,7 +88,7 @@ class Rounds:
     progress: ProgressCallback
     cancel: Cancel
     coarse: FactorisedInfluence
-    fluence_mu: FloatArray
+    swept: list[tuple[SequencedPlan, FloatArray]]
     fine: FactorisedInfluence | None
     max_segments: int | None = None
     slopes: FloatArray | None = None
@@ -172,12 +176,12 @@ class Rounds:
 
     def resweep(self, plan: DeliveredPlan, *, exact: bool) -> DeliveredPlan:
         """Sliding windows of a fluence that makes up for what the last sweep did otherwise: its floor, gaps and rounding."""
-        if plan.sequenced is not self.sequenced or plan.deliveries is not self.sequenced.deliveries:
+        self.sequenced, fluence = next(entry for entry in self.swept if entry[0] is plan.sequenced)
+        if plan.deliveries is not plan.sequenced.deliveries:
             # metersets were scaled beam by beam: what the fluence leads to is the sweep as it was made
-            self.sequenced = plan.sequenced
             plan = self.judged(self.sequenced.deliveries, exact=False)
         maps = [beam.beamlets for beam in self.coarse.beams]
-        optimised = np.asarray(self.coarse.forward(self.fluence_mu), dtype=np.float64)
+        optimised = np.asarray(self.coarse.forward(fluence), dtype=np.float64)
         offset = self.voxels.difference_gy(plan.dose.dose_gy, optimised)
         smoothing = plan_smoothing(maps)
         if self.aims.wishes:
@@ -189,15 +193,16 @@ class Rounds:
             self.case.resolved.highest_level_gy,
             _SETTINGS,
             smoothing=smoothing,
-            warm_start=Pursuit(begun(self.fluence_mu, optimised + offset), (), 0),
+            warm_start=Pursuit(begun(fluence, optimised + offset), (), 0),
             dose_offset_gy=offset,
             effort=None,
             progress=_renamed(self.progress),
             cancel=self.cancel,
         )
         self.passes.append(self.found.solution.objective[-1])
-        self.fluence_mu = self.found.solution.fluence
-        self.sequenced = slide_plan(maps, self.coarse.split(self.fluence_mu), self.case.machine)
+        fluence = self.found.solution.fluence
+        self.sequenced = slide_plan(maps, self.coarse.split(fluence), self.case.machine)
+        self.swept.append((self.sequenced, fluence))
         return self.judged(self.sequenced.deliveries, exact=exact)
 
     def judged(self, deliveries: tuple[BeamDelivery, ...], *, exact: bool) -> DeliveredPlan:

@@ -28,6 +28,12 @@ def worsening(goal: StructureGoal, ideal: float, value: float, level_gy: float) 
     return sign * (value - ideal) * _per_unit(goal, level_gy)
 
 
+def goal_loss(values: Mapping[StructureGoal, float], ideal: Mapping[StructureGoal, float], level_gy: float) -> float:
+    """Sum over goals of what each is worse than by the ideal dose, limits apart: % of the highest level, or points."""
+    soft = (goal for goal in values if not goal.hard and goal in ideal)
+    return sum(max(0.0, worsening(goal, ideal[goal], values[goal], level_gy)) for goal in soft)
+
+
 def delivery_loss(
     values: Mapping[StructureGoal, float], ideal: Mapping[StructureGoal, float], level_gy: float
 ) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from dicomplan.planning.delivery_rounds import METERSET_MARGIN, DeliveredPlan, R
 from dicomplan.planning.generating import first_apertures, generated, instead_of
 from dicomplan.planning.imrt import IdealPlan
 from dicomplan.planning.levels import DOSE_TOLERANCE, steps_by_dose
-from dicomplan.planning.near_ideal import delivery_loss, kept_near
+from dicomplan.planning.near_ideal import delivery_loss, goal_loss, kept_near
 from dicomplan.planning.pursuing import reached
 from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
 
@@ -172,7 +172,7 @@ def deliver(
             progress,
             cancel,
             influence,
-            np.concatenate(ideal.fluences_mu),
+            [(plan, np.concatenate(ideal.fluences_mu))],
             fine,
             max_segments,
         )
@@ -184,12 +184,14 @@ def deliver(
     progress(Progress("sequence", f"dose of {count_segments(sequenced.deliveries)} segments"))
     work = begun(sequenced, segment_influence(sequenced.deliveries, case, point_dose, cancel))
     found = best = work.first()
+    losses = [goal_loss(best.values, ideal.values, level)]
     other = None
     if fine is not None and max_segments is not None and loss(best) > (0.0, 0.0) and not cancel.finishing:
         other = generated_within(maps, ideal, case, voxels, sets, fine, max_segments, progress, cancel)
     if other is not None:
         another = begun(other, None)
         first = another.first()
+        losses.append(goal_loss(first.values, ideal.values, level))
         if loss(first) < loss(best):
             work, found, best = another, first, first
     exact = False
@@ -200,14 +202,17 @@ def deliver(
         rounds += 1
         broken = loss(found)[0] > 0
         found = work.again(found, exact=broken)
+        losses.append(goal_loss(found.values, ideal.values, level))
         gained = loss(best)[1] - loss(found)[1]
         idle = 0 if broken or gained > max(_WORTH * abs(loss(best)[1]), _WORTH) else idle + 1
         if loss(found) < loss(best):
             best, exact = found, broken
     if not exact:
-        best = work.judged(best.deliveries, exact=True)
+        best = replace(work.judged(best.deliveries, exact=True), sequenced=best.sequenced)
     while rounds < looks + TIGHTENING_ROUNDS - LOOKING_ROUNDS and loss(best)[0] > 0 and not cancel.finishing:
         rounds += 1
         found = work.again(best, exact=True)
         best = min(best, found, key=loss)
-    return replace(best, passes=tuple(work.passes))
+    losses.append(goal_loss(best.values, ideal.values, level))
+    generating = other is not None and work.sequenced is other
+    return replace(best, passes=tuple(work.passes), generated=generating, goal_losses=tuple(losses))

@@ -134,6 +134,8 @@ def plan_document(
             "iterations": result.ideal.iterations,
             "objective": list(result.ideal.objective),
             "objective_metersets": list(result.delivered.passes) if result.delivered is not None else [],
+            "generated_segments": result.delivered is not None and result.delivered.generated,
+            "goal_losses": list(result.delivered.goal_losses) if result.delivered is not None else [],
         },
         "structures": {
             name: _structure(coverage.volume_cc, ideal[name], final[name])
