@@ -97,11 +97,9 @@ class Rounds:
 
     def first(self) -> DeliveredPlan:
         """What there is to begin with, its metersets optimised where their dose is known one by one."""
-        return (
-            self.judged(self.sequenced.deliveries, exact=False)
-            if self.influence is None
-            else self.optimise(exact=False)
-        )
+        if self.influence is None:
+            return self.judged(self.sequenced.deliveries, exact=False)
+        return self.optimise(exact=False)
 
     def optimise(self, *, exact: bool) -> DeliveredPlan:
         """Metersets for the present aims, none below the machine's minimum, and the dose that they give."""
@@ -128,6 +126,9 @@ class Rounds:
 
     def again(self, plan: DeliveredPlan, *, exact: bool) -> DeliveredPlan:
         """Another round from a plan whose dose is known: leaf positions and metersets together, or another sweep."""
+        if self.sweeping and plan.deliveries is not plan.sequenced.deliveries:
+            # metersets were scaled beam by beam: what the fluence leads to is the sweep as it was made
+            plan = replace(self.judged(plan.sequenced.deliveries, exact=False), sequenced=plan.sequenced)
         self.learn(plan)
         if self.sweeping:
             return self.resweep(plan, exact=exact)
@@ -176,10 +177,7 @@ class Rounds:
 
     def resweep(self, plan: DeliveredPlan, *, exact: bool) -> DeliveredPlan:
         """Sliding windows of a fluence that makes up for what the last sweep did otherwise: its floor, gaps and rounding."""
-        self.sequenced, fluence = next(entry for entry in self.swept if entry[0] is plan.sequenced)
-        if plan.deliveries is not plan.sequenced.deliveries:
-            # metersets were scaled beam by beam: what the fluence leads to is the sweep as it was made
-            plan = self.judged(self.sequenced.deliveries, exact=False)
+        fluence = next(of for swept, of in self.swept if swept is plan.sequenced)
         maps = [beam.beamlets for beam in self.coarse.beams]
         optimised = np.asarray(self.coarse.forward(fluence), dtype=np.float64)
         offset = self.voxels.difference_gy(plan.dose.dose_gy, optimised)
