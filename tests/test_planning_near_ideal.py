@@ -7,7 +7,7 @@ import pytest
 from dicomplan.metrics.grammar import parse_goal
 from dicomplan.plan.derive import ObjectiveSpec, Region
 from dicomplan.plan.template import StructureGoal
-from dicomplan.planning.near_ideal import delivery_loss, goal_loss, kept_near, worsening
+from dicomplan.planning.near_ideal import UNSEEN, delivery_loss, goal_loss, kept_near, worsening
 from dicomplan.planning.pursuing import Aims
 
 LEVEL = 50.0
@@ -42,10 +42,10 @@ def test_beyond_the_limit_counts_in_full_inside_in_half_and_a_little_not_at_all(
     own = delivery_loss({one: 21.0}, ideal, LEVEL)[1]
     assert own > 2.0  # 1 Gy of 50 Gy, and something for the missed goal itself
     within = goal("Dmean <= 40 Gy")
-    assert delivery_loss({within: 22.0}, {within: 20.0}, LEVEL)[1] == pytest.approx(0.5 * (4.0 - 1.0))
-    assert delivery_loss({within: 20.4}, {within: 20.0}, LEVEL) == (0.0, 0.0)
+    assert delivery_loss({within: 22.0}, {within: 20.0}, LEVEL)[1] == pytest.approx(0.5 * (4.0 - UNSEEN))
+    assert delivery_loss({within: 20.0 + 0.4 * UNSEEN}, {within: 20.0}, LEVEL) == (0.0, 0.0)
     later = goal("Dmean <= 40 Gy", 2)
-    assert delivery_loss({later: 22.0}, {later: 20.0}, LEVEL)[1] == pytest.approx(0.7 * 0.5 * 3.0)
+    assert delivery_loss({later: 22.0}, {later: 20.0}, LEVEL)[1] == pytest.approx(0.7 * 0.5 * (4.0 - UNSEEN))
 
 
 def test_what_gets_better_than_ideal_is_to_its_credit():
@@ -93,6 +93,6 @@ def test_only_goals_with_something_to_spare_are_kept():
     assert more[: len(specs)] == specs
     added = more[len(specs) :]
     assert [one.goal for one in added] == [spared, volume]
-    assert added[0].dose_gy == pytest.approx(20.5)  # its ideal value and 1 % of the prescription
-    assert added[1].allowed_percent == pytest.approx(13.0)  # and a point
-    assert [one.priority for one in added] == [4, 5]
+    assert added[0].dose_gy == pytest.approx(20.0 + UNSEEN / 100.0 * LEVEL)  # per cent of the prescription
+    assert added[1].allowed_percent == pytest.approx(12.0 + UNSEEN)  # points
+    assert [one.priority for one in added] == [3, 4]

@@ -10,10 +10,10 @@ from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.case import plan_loss, shortfall
 from dicomplan.planning.pursuing import Aims
 
-UNSEEN = 1.0
+UNSEEN = 0.75
 """What a goal may lose before anybody minds: in % of the highest level for goals in Gy, in points for goals on a volume."""
 
-_LATER = 2  # groups: what is only to stay where it was comes so much after what is to be reached
+_LATER = 1  # groups: what is only to stay where it was comes so much after what is to be reached
 _LATER_SHARE = 0.7  # a later group of goals counts so much of the one before it
 _WITHIN_LIMIT = 0.5  # of a loss beyond the limit counts a loss on the good side of it
 _OWN = 0.2  # of a loss against the ideal plan counts what both of them miss
@@ -59,7 +59,7 @@ def delivery_loss(
 def kept_near(aims: Aims, ideal: Mapping[StructureGoal, float], level_gy: float) -> Aims:
     """The aims with one more wish for each goal that the ideal plan holds with something to spare: to stay near its value.
 
-    They come two groups after their goals. Goals in Gy and upper ones on a volume; what is missed already aims at the ideal
+    They come a group after their goals. Goals in Gy and upper ones on a volume; what is missed already aims at the ideal
     value (:func:`~dicomplan.planning.pursuing.reached`).
     """
     more = (_kept(spec, ideal, level_gy) for spec in aims.wishes)
