@@ -16,7 +16,7 @@ from dicomplan.dose.influence import factorised_influence
 from dicomplan.dose.pencil_kernel import pencil_kernel
 from dicomplan.machine.library import load_machine
 from dicomplan.planning.aperture_dose import ApertureDose
-from dicomplan.sequencing.aperture_moves import aperture_fluence, fine_map, moved
+from dicomplan.sequencing.aperture_moves import aperture_fluence, fine_map, moved, without_slits
 from dicomplan.sequencing.apertures import open_area_cm2, open_intervals
 from dicomplan.sequencing.step_and_shoot import sequence
 
@@ -160,6 +160,26 @@ def test_no_move_leaves_the_limits(seed, trust, name):
     for old, new in zip(item.segments, after.segments, strict=True):
         least = min(open_area_cm2(old.aperture, machine), machine.min_segment_area_cm2)
         assert open_area_cm2(new.aperture, machine) >= least - 0.02  # the rounding of many leaves
+
+
+def test_slits_are_closed_and_parked_under_a_jaw():
+    item = delivery(3)
+    _, step = step_of(item, trust=60.0)
+    variables = step.start.copy()
+    variables[step.count :][step.ends.where[:, 2] % 3 == 0] = 0.0  # every third pair as far in as it goes
+    (narrow,) = moved([item], step, variables, MACHINE)
+    (after,) = without_slits([narrow], MACHINE)
+    assert violations(after, MACHINE) == ()
+    left, right = open_intervals([one.aperture for one in narrow.segments], MACHINE)
+    slits = (right > left) & (right - left < 1.0)
+    left, right = open_intervals([one.aperture for one in after.segments], MACHINE)
+    areas = np.array([open_area_cm2(one.aperture, MACHINE) for one in after.segments])
+    kept = areas < MACHINE.min_segment_area_cm2 + 0.5
+    assert slits.any()
+    assert (right == left)[slits & ~kept[:, None]].all()
+    assert [one.meterset_mu for one in after.segments] == [one.meterset_mu for one in narrow.segments]
+    bound = replace(MACHINE, mlc=replace(MACHINE.mlc, interdigitation=False))
+    assert without_slits([narrow], bound) == (narrow,)
 
 
 def test_segments_that_move_are_refused():

@@ -31,7 +31,7 @@ from dicomplan.planning.delivering import (
 from dicomplan.planning.imrt import plan_smoothing
 from dicomplan.planning.pursuing import GUIDE_SHARE, Aims, Pursuit, corrected, pursue
 from dicomplan.planning.voxels import OptimizationVoxels
-from dicomplan.sequencing.aperture_moves import aperture_fluence, moved
+from dicomplan.sequencing.aperture_moves import aperture_fluence, moved, without_slits
 from dicomplan.sequencing.pricing import grown
 
 FloatArray = NDArray[np.float64]
@@ -169,7 +169,7 @@ class Rounds:
         )
         self.passes.append(self.found.solution.objective[-1])
         self.slopes = operator.cells
-        moves = moved(deliveries, step, self.found.solution.fluence, machine)
+        moves = without_slits(moved(deliveries, step, self.found.solution.fluence, machine), machine)
         allowed = (
             new if not violations(new, machine) else old for old, new in zip(plan.deliveries, moves, strict=True)
         )

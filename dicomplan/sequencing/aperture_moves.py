@@ -32,6 +32,9 @@ FINE_STEP_MM = 2.5
 FINE_MARGIN_MM = 10.0
 """Beyond the beamlets: leaves may go a little further than the optimised fluence."""
 
+SLIT_MM = 1.0
+"""A pair open by less than this delivers next to nothing but what leaks between leaf ends."""
+
 _OPEN_MM = 1e-6
 _EDGE = 1.5  # cells that a smoothed edge reaches to either side
 
@@ -249,6 +252,31 @@ def moved(
         segments = tuple(rounded(Segment(shape, float(mu))) for shape, mu in zip(shapes, weights, strict=True))
         result.append(replace(item, segments=segments))
         first += count
+    return tuple(result)
+
+
+def without_slits(deliveries: Sequence[BeamDelivery], machine: MachineModel) -> tuple[BeamDelivery, ...]:
+    """The deliveries with pairs that stand open by less than :data:`SLIT_MM` closed, and so parked under a jaw.
+
+    That is how far leaves go that would rather be closed. Nothing changes where neighbours bind each other, and no segment
+    loses so much that it falls below the machine's least area.
+    """
+    if not machine.mlc.interdigitation:
+        return tuple(deliveries)
+    heights = np.diff(machine.mlc.leaf_boundaries_mm)
+    result = []
+    for item in deliveries:
+        left, right = open_intervals([one.aperture for one in item.segments], machine)
+        slits = (right > left) & (right - left < SLIT_MM)
+        closed = np.where(slits, left, right)
+        keep = (closed - left) @ heights < 100.0 * machine.min_segment_area_cm2
+        closed[keep] = right[keep]
+        if (closed == right).all():
+            result.append(item)
+            continue
+        shapes = LeafShapes(0, left, closed, np.array([one.meterset_mu for one in item.segments]))
+        placed = zip(place_leaves(shapes, machine), item.segments, strict=True)
+        result.append(replace(item, segments=tuple(rounded(Segment(new, old.meterset_mu)) for new, old in placed)))
     return tuple(result)
 
 
