@@ -89,7 +89,7 @@ def test_products_are_their_twins(seed: int) -> None:
     rows, columns = int(random.integers(1, 30)), int(random.integers(1, 40))
     counts = random.integers(0, columns + 1, size=rows)
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    indices = np.concatenate([np.sort(random.permutation(columns)[:count]) for count in counts]).astype(np.int32)
+    indices = np.concatenate([np.sort(random.permutation(columns)[:count]) for count in counts]).astype(np.uint32)
     data = random.uniform(-1, 1, size=len(indices)).astype(np.float32)
     x, g = random.normal(size=columns), random.normal(size=rows)
     g[0] = 0.0

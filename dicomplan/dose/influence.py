@@ -11,7 +11,7 @@ extra-focal source it is another such product. That one is smooth, so only the c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from dicomplan.machine.model import MachineModel
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,14 @@ class FactorisedInfluence:
     def beamlet_count(self) -> int:
         """Number of beamlets of all beams."""
         return sum(beam.beamlets.count for beam in self.beams)
+
+    def on_voxels(self, rows: IntArray) -> FactorisedInfluence:
+        """The operator on some of its voxels, in their order."""
+        beams = []
+        for beam in self.beams:
+            seen = beam.samples
+            beams.append(replace(beam, samples=BeamSamples(seen.u_mm[rows], seen.v_mm[rows], seen.weight[rows])))
+        return FactorisedInfluence(tuple(beams), len(rows), self.gy_per_unit)
 
     @property
     def bytes(self) -> int:

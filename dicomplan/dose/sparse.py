@@ -14,7 +14,7 @@ import numpy as np
 from numba import get_num_threads
 from numpy.typing import NDArray
 
-from dicomplan.dose._kernels_explicit import count_rows, fill_rows, product, transposed_product
+from dicomplan.dose._kernels_explicit import copy_rows, count_rows, fill_rows, product, transposed_product
 from dicomplan.dose.influence import BeamInfluence, FactorisedInfluence
 from dicomplan.dose.pencil_beam import LAYERS
 from dicomplan.errors import InsufficientMemoryError
@@ -68,7 +68,7 @@ class ExplicitInfluence:
         """Dose (voxels,) in Gy of the course for a fluence (beamlets,) in MU of an open field, of one fraction."""
         dose = np.empty(self.voxel_count, dtype=np.float32)
         fluence = np.ascontiguousarray(fluence_mu, dtype=np.float64)
-        product(self.starts, self.indices, self.data, fluence, dose)
+        product(self.starts, self.indices.view(np.uint32), self.data, fluence, dose)
         if self.rest is not None:
             dose += self.rest.forward(fluence)
         return dose
@@ -77,11 +77,20 @@ class ExplicitInfluence:
         """(beamlets,) transpose of :meth:`forward` applied to a gradient (voxels,) per Gy: per MU."""
         parts = np.empty((_SHARES, self.beamlet_count))
         double = np.ascontiguousarray(gradient, dtype=np.float64)
-        transposed_product(self.starts, self.indices, self.data, double, parts)
+        transposed_product(self.starts, self.indices.view(np.uint32), self.data, double, parts)
         result: FloatArray = parts.sum(axis=0)
         if self.rest is not None:
             result += self.rest.adjoint(gradient)
         return result
+
+    def on_voxels(self, rows: IntArray) -> ExplicitInfluence:
+        """The matrix of some of its rows, in their order."""
+        starts = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(self.starts[rows + 1] - self.starts[rows], out=starts[1:])
+        indices, data = np.empty(starts[-1], dtype=np.int32), np.empty(starts[-1], dtype=np.float32)
+        copy_rows(self.starts, self.indices, self.data, np.ascontiguousarray(rows), starts, indices, data)
+        rest = self.rest.on_voxels(rows) if self.rest is not None else None
+        return ExplicitInfluence(starts, indices, data, self.beamlet_count, rest)
 
     def to_scipy(self) -> csr_array:
         """The held elements as ``scipy.sparse.csr_array`` (voxels, beamlets) float32; ``rest`` is not among them."""

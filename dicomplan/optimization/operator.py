@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,4 +34,13 @@ class DoseOperator(Protocol):
 
     def adjoint(self, weights: FloatArray, /) -> NDArray[Any]:
         """Transpose of ``forward``: (beamlets,) from (voxels,)."""
+        ...
+
+
+@runtime_checkable
+class PartedOperator(DoseOperator, Protocol):
+    """An operator that can be had on some of its voxels alone, for less than all of them cost."""
+
+    def on_voxels(self, rows: NDArray[np.int64], /) -> DoseOperator:
+        """The same map to the voxels ``rows`` (n,), rising places in the list of all; doses agree to the last bit."""
         ...

@@ -20,6 +20,7 @@ from dicomplan.optimization.constraints import (
     next_state,
     relaxed,
 )
+from dicomplan.optimization.focusing import Focus
 from dicomplan.optimization.meterset import Meterset, meterset
 from dicomplan.optimization.operator import DoseOperator
 from dicomplan.optimization.smoothing import Smoothing, smoothing
@@ -187,6 +188,7 @@ class _Work:
     limits: tuple[Constraint, ...] = ()
     shares: FloatArray = field(default_factory=lambda: np.zeros(0))
     relative: FloatArray = field(default_factory=lambda: np.zeros(0))
+    focus: Focus = field(init=False)
 
     def __post_init__(self) -> None:
         voxels, shapes = (self.operator.voxel_count,), [np.shape(self.factor)]
@@ -202,6 +204,7 @@ class _Work:
         if pairs is not None and max(np.max(pairs.first), np.max(pairs.second)) >= self.operator.beamlet_count:
             raise ValueError(f"smoothing names a beamlet beyond {self.operator.beamlet_count}")
         self.relative = self.relative_units()
+        self.focus = Focus(self.operator)
 
     def relative_units(self) -> FloatArray:
         """(beamlets,) how large a unit each variable has relative to the others: where a beamlet does less, a larger one.
@@ -219,16 +222,25 @@ class _Work:
         result: FloatArray = typical / np.maximum(size, _LEAST_SIZE * typical)
         return result
 
-    def dose(self, fluence: FloatArray) -> FloatArray:
-        """Dose in Gy, float64 (voxels,)."""
+    def dose(self, fluence: FloatArray, *, focused: bool = False) -> FloatArray:
+        """Dose in Gy, float64 (voxels,); where ``focused``, that of voxels which are not looked at is as it was."""
         if self.cancel is not None:
             self.cancel.check()
-        dose = np.asarray(self.operator.forward(fluence), dtype=np.float64) * self.factor
+        chosen = self.focus.rows if focused else None
+        part, rows = (self.operator, slice(None)) if chosen is None else (self.focus.part, chosen)
+        dose = np.asarray(part.forward(fluence), dtype=np.float64) * (
+            self.factor[rows] if self.factor.ndim else self.factor
+        )
         if self.offset is not None:
-            dose = dose + self.offset
+            dose = dose + self.offset[rows]
         if not np.isfinite(dose).all():
             raise ValueError("the dose is not finite")
-        return np.ascontiguousarray(dose)
+        return np.ascontiguousarray(dose if chosen is None else self.focus.filled(dose))
+
+    def look(self, dose: FloatArray) -> bool:
+        """Choose anew what to look at, ``dose`` being that of all voxels; whether one counts that was not looked at."""
+        limits = list(zip(self.limits, self.states, strict=True))
+        return self.focus.look(self.problem.terms, limits, bool(self.problem.gives), dose, self.iterations)
 
     def begin(self, start: FloatArray | None, warm_start: Solution | None) -> tuple[FloatArray, float]:
         """Fluence to begin with and its typical size."""
@@ -258,7 +270,7 @@ class _Work:
     def evaluate(self, fluence: FloatArray) -> tuple[float, FloatArray, FloatArray, FloatArray]:
         """Merit (with the limits), its gradient (beamlets,) and (shares,), and the dose."""
         problem = self.problem
-        dose = self.dose(fluence)
+        dose = self.dose(fluence, focused=True)
         gradient = np.zeros_like(dose)
         value = sum(add_term(term, dose, problem.scale_gy, gradient) for term in problem.terms)
         limits, falls = 0.0, []
@@ -273,7 +285,8 @@ class _Work:
             ]
         )
         limits += sum(give.weight * share for give, share in zip(problem.gives, self.shares.tolist(), strict=True))
-        slope = np.asarray(self.operator.adjoint(gradient * self.factor), dtype=np.float64)
+        gradient, rows = gradient * self.factor, self.focus.rows
+        slope = np.asarray(self.focus.part.adjoint(gradient if rows is None else gradient[rows]), dtype=np.float64)
         if problem.smoothing is not None:
             rough, pull = smoothing(problem.smoothing, fluence, problem.smoothing.scale or self.scale)
             value, slope = value + rough, slope + pull
@@ -353,12 +366,12 @@ class _Work:
         from scipy.optimize import OptimizeResult, minimize
 
         settings = self.settings
-        left = settings.max_iterations - self.iterations
         # the first step of L-BFGS-B has length 1: variables are scaled so that this is a tenth of the fluence
         unit = _FIRST_STEP * max(float(np.sum(fluence * fluence)) ** 0.5, self.scale * len(fluence) ** 0.5)
         values: list[float] = []
         dose = np.empty(0)
-        stalled = exceeded = satisfied = ended = False
+        stalled = exceeded = satisfied = ended = overlooked = False
+        self.focus.begin(self.iterations)
 
         count = len(fluence)
         units = np.concatenate([unit * self.relative, np.full(len(self.shares), _SHARE_STEP)])
@@ -371,7 +384,7 @@ class _Work:
             return value, np.concatenate([slope, share_slope]) * units
 
         def each(intermediate_result: OptimizeResult) -> None:
-            nonlocal stalled, exceeded, satisfied, ended
+            nonlocal stalled, exceeded, satisfied, ended, overlooked
             self.iterations += 1
             values.append(float(intermediate_result.fun))
             message = f"iteration {self.iterations}, objective {self.objective[-1]:.6g}"
@@ -391,22 +404,40 @@ class _Work:
             if len(values) >= settings.round_iterations and not self.met(dose):
                 exceeded = True
                 raise StopIteration
+            if self.focus.due(self.iterations):
+                here = intermediate_result.x[:count] * units[:count]
+                if self.look(dose if self.focus.rows is None else self.dose(here)):
+                    overlooked = True
+                    raise StopIteration
 
-        found = minimize(
-            merit,
-            np.concatenate([fluence, self.shares]) / units,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=self.bounds(units[:count]),
-            callback=each,
-            options={
-                "maxcor": settings.history,
-                "maxiter": left,
-                "maxfun": 20 * left + 20,
-                "ftol": 0.0,
-                "gtol": 0.0,
-            },
-        )
+        point = np.concatenate([fluence, self.shares]) / units
+        while True:
+            left = settings.max_iterations - self.iterations
+            found = minimize(
+                merit,
+                point,
+                jac=True,
+                method="L-BFGS-B",
+                bounds=self.bounds(units[:count]),
+                callback=each,
+                options={
+                    "maxcor": settings.history,
+                    "maxiter": left,
+                    "maxfun": 20 * left + 20,
+                    "ftol": 0.0,
+                    "gtol": 0.0,
+                },
+            )
+            point = np.asarray(found.x, dtype=np.float64)
+            if ended or self.iterations >= settings.max_iterations:
+                break
+            if self.focus.rows is not None and not overlooked:
+                overlooked = self.look(self.dose(point[:count] * units[:count]))
+            if not overlooked:
+                break
+            # what was found was the least of a sum that left something out
+            stalled = exceeded = satisfied = overlooked = False
+            values.clear()
         stopped: StopReason = "no descent"
         if ended:
             stopped = "asked to end"
@@ -414,7 +445,7 @@ class _Work:
             stopped = "iteration limit"
         elif stalled or exceeded or satisfied:
             stopped = "converged"
-        inside = np.asarray(found.x, dtype=np.float64) * units
+        inside = point * units
         self.give_way(inside[count:])
         return cast(FloatArray, np.maximum(inside[:count], 0.0)), stopped
 
