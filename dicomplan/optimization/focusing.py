@@ -24,6 +24,7 @@ BoolArray = NDArray[np.bool_]
 
 _FIRST_LOOK = 5  # iterations
 _EVERY = 10  # iterations, from then on
+_SELDOM = 40  # iterations, where nearly all voxels count
 _FIRST_MARGIN = 0.2  # of the hottest dose
 _MARGINS = (0.03, 0.3)  # of the hottest dose, at least and at most
 _MOVED = 2.0  # margins are this times as far as doses moved between two looks
@@ -117,7 +118,6 @@ class Focus:
             every = could_matter((), limits, dose_gy, np.inf)
             wide, half = wide | every, half | every
         overlooked = self._misses(now)
-        self.next_look = iterations + _EVERY
         self.known = dose_gy
         count = int(np.count_nonzero(wide))
         # a choice that holds all within half the margin stays, unless it is much larger than it need be
@@ -126,6 +126,7 @@ class Focus:
             if count <= _WORTH * len(wide) and isinstance(self.operator, PartedOperator):
                 self.rows = np.flatnonzero(wide)
                 self.part = self.operator.on_voxels(self.rows)
+        self.next_look = iterations + (_EVERY if self.rows is not None else _SELDOM)
         return overlooked
 
     def _misses(self, counts: BoolArray) -> bool:
