@@ -82,9 +82,11 @@ class Focus:
     rows: IntArray | None = None
     known: FloatArray = field(default_factory=lambda: np.zeros(0))
     next_look: int = _FIRST_LOOK
+    parted: PartedOperator | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.part = self.operator
+        self.parted = self.operator if isinstance(self.operator, PartedOperator) else None
 
     def begin(self, iterations: int) -> None:
         """Look at all voxels, and some iterations after ``iterations`` choose."""
@@ -98,7 +100,7 @@ class Focus:
 
     def due(self, iterations: int) -> bool:
         """Whether it is time to look at all voxels again."""
-        return iterations >= self.next_look and isinstance(self.operator, PartedOperator)
+        return self.parted is not None and iterations >= self.next_look
 
     def look(
         self,
@@ -123,9 +125,9 @@ class Focus:
         # a choice that holds all within half the margin stays, unless it is much larger than it need be
         if self.rows is None or self._misses(half) or count < _WORTH * len(self.rows):
             self.rows, self.part = None, self.operator
-            if count <= _WORTH * len(wide) and isinstance(self.operator, PartedOperator):
+            if count <= _WORTH * len(wide) and self.parted is not None:
                 self.rows = np.flatnonzero(wide)
-                self.part = self.operator.on_voxels(self.rows)
+                self.part = self.parted.on_voxels(self.rows)
         self.next_look = iterations + (_EVERY if self.rows is not None else _SELDOM)
         return overlooked
 
