@@ -27,7 +27,9 @@ from dicomplan.dose.electron_return import electron_return
 from dicomplan.dose.electrons import electron_dose
 from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.kernel_fit import cone_set, fit_kernel
+from dicomplan.dose.photon_generations import photon_generations
 from dicomplan.dose.point_kernels import load_point_kernels
+from dicomplan.dose.rescatter import rescatter
 from dicomplan.dose.terma import terma
 from dicomplan.dose.transport import transport
 from dicomplan.geometry.frames import BeamFrame
@@ -68,6 +70,7 @@ def collapsed_cone_dose(
     dose = transport(released, frame, directions)
     returned, kept = electron_return(released, frame, kernel)
     dose += returned
+    dose += rescatter(released, frame, kernel, photon_generations(beam))
     np.maximum(dose, np.float32(0.0), out=dose)
     mass = np.maximum(density.mass_g_cm3, np.float32(1e-6))
     dose *= released.electron_relative / mass

@@ -115,7 +115,7 @@ def fit_kernel(beam: BeamModel, kernels: PointKernels | None = None) -> PolyKern
     # energy that leaves the spheres follows the cones as that of their outer shells does
     beyond = (1.0 - poly.sum()) * scatter[:, -3:].sum(axis=1) / scatter[:, -3:].sum()
     total = scatter.sum(axis=1) + beyond
-    exponent, again = _fit_scatter(np.cumsum(scatter, axis=1) / total[:, None], radius[1:])
+    exponent, again = fit_scatter(np.cumsum(scatter, axis=1) / total[:, None], radius[1:])
     return PolyKernel(
         edges_rad=kernels.cone_edges_rad,
         primary=electrons.sum(axis=1) / electrons.sum(),
@@ -144,8 +144,11 @@ def _at_energies(kernels: PointKernels, energy_mev: FloatArray) -> FloatArray:
     return value
 
 
-def _fit_scatter(cumulative: FloatArray, radius_cm: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Exponents b and fractions m (C,) of 1 - exp(-b r) (1 + m b r) through ``cumulative`` (C, shells); Gauss-Newton."""
+def fit_scatter(cumulative: FloatArray, radius_cm: FloatArray, most: float = 1.0) -> tuple[FloatArray, FloatArray]:
+    """Exponents b and fractions m (C,), at most ``most``, of 1 - exp(-b r) (1 + m b r) through ``cumulative`` (C, shells).
+
+    Gauss-Newton; every relative step of the radius weighs the same.
+    """
     r = radius_cm
     weight = np.gradient(r) / r
     b, m = np.full(len(cumulative), 0.06), np.full(len(cumulative), 0.5)
@@ -159,7 +162,7 @@ def _fit_scatter(cumulative: FloatArray, radius_cm: FloatArray) -> tuple[FloatAr
         to_b, to_m = (weight * by_b * miss).sum(axis=1), (weight * by_m * miss).sum(axis=1)
         determinant = bb * mm - bm**2
         b = np.clip(b + (mm * to_b - bm * to_m) / determinant, 0.5 * b, 2.0 * b)
-        m = np.clip(m + (bb * to_m - bm * to_b) / determinant, 0.0, 1.0)
+        m = np.clip(m + (bb * to_m - bm * to_b) / determinant, 0.0, most)
     return b, m
 
 
@@ -170,11 +173,11 @@ def cone_set(kernel: PolyKernel, count: int) -> ConeSet:
     tilted against it up to :data:`TILT_LIMIT_DEG`. No direction lies on the axis: what runs exactly along a narrow beam
     would never leave it, and make it 10 % too high at depth.
     """
-    edges, sectors = _rings(kernel, count)
+    edges, sectors = rings(kernel, count)
     directions, tables, limits = [], [], []
     for ring, sector_count in enumerate(sectors):
         low, high = edges[ring], edges[ring + 1]
-        middle = _mean_angle(kernel, low, high)
+        middle = mean_angle(kernel, low, high)
         table, limit = _tilt_table(kernel, low, high, sector_count, middle)
         for sector in range(sector_count):
             # turned by the golden angle from ring to ring, so that directions do not line up
@@ -193,13 +196,13 @@ def _density_per_sr(kernel: PolyKernel, share: FloatArray, angle_rad: FloatArray
     return value
 
 
-def _mean_angle(kernel: PolyKernel, low: float, high: float) -> float:
+def mean_angle(kernel: PolyKernel, low: float, high: float) -> float:
     angle = np.linspace(low, high, 101)
     weight = _density_per_sr(kernel, 2.0 * kernel.primary + kernel.scatter, angle) * np.sin(angle)
     return float(np.arccos((weight * np.cos(angle)).sum() / weight.sum()))
 
 
-def _rings(kernel: PolyKernel, count: int) -> tuple[FloatArray, list[int]]:
+def rings(kernel: PolyKernel, count: int) -> tuple[FloatArray, list[int]]:
     """Ring edges (rad) and the number of sectors in each; cells are about as wide as long."""
     angle = np.linspace(0.0, np.pi, 721)
     density = _density_per_sr(kernel, 0.5 * kernel.primary + 0.5 * kernel.scatter, angle)
