@@ -12,7 +12,7 @@ FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int32]
 Quadratic = tuple[np.float32, np.float32, np.float32]
-Triple = tuple[np.float32, np.float32, np.float32]
+Five = tuple[np.float32, np.float32, np.float32, np.float32, np.float32]
 
 _ONE = np.float32(1.0)
 _NONE = np.float32(0.0)
@@ -157,23 +157,26 @@ def _carry_primary(
     step: np.float32,
     rate: Quadratic,
     share: Quadratic,
-    denser: Triple,
+    denser: Five,
+    stopping: Float32Array,
 ) -> None:
     """Primary energy along a row of lines: the exact solution of the transport equation in each voxel.
 
     ``rate`` (exponent x step) and ``share`` are quadratics in the place along the row. ``flux`` moves on one plane;
     ``deposit`` becomes the dose x step. Above the first density of ``denser`` by x, the exponent is 1 + second x /
-    (1 + third x) times as large.
+    (1 + third x) times as large; below 1 it grows by the fourth per density, by the fifth at most; and everywhere it is
+    ``stopping`` / ``density`` times as large.
     """
     a0, a1, a2 = rate
     s0, s1, s2 = share
-    from_density, slope, level = denser
+    from_density, slope, level, thinner, thinnest = denser
     for c in range(deposit.shape[0]):
         place = np.float32(c)
         thick = max(density[c], _FLOOR)
         above = max(thick - from_density, _NONE)
         # in dense metal all stops in the voxel: the exponent is held so that the exponential stays a number
         a = (a0 + place * (a1 + place * a2)) * (_ONE + slope * above / (_ONE + level * above))
+        a *= (_ONE + min(thinner * max(_ONE - thick, _NONE), thinnest)) * max(stopping[c], _FLOOR) / thick
         a = min(a, _CEILING / thick)
         x = a * thick
         e = _grow(x)
@@ -218,6 +221,18 @@ def _carry_scatter(
         first[c] = one * gone + source * mean
         second[c] = two * gone + x * middle
         deposit[c] += b * ((one + two) * mean + source * inner - middle)
+
+
+@kernel()
+def _reaches(
+    flux: Float32Array,
+    least: np.float32,
+) -> bool:
+    """Whether any of the lines still carries as much as ``least``."""
+    most = _NONE
+    for c in range(flux.shape[0]):
+        most = max(most, abs(flux[c]))
+    return bool(most >= least)
 
 
 @kernel()
@@ -289,6 +304,8 @@ def march(
     limits: FloatArray,
     step_cm: float,
     denser: FloatArray,
+    stopping: Float32Array,
+    least: float,
 ) -> None:
     """Adds to ``dose`` what one cone direction carries through the grid; see collapsed_cone.py for the method.
 
@@ -296,7 +313,8 @@ def march(
     (0, 0, 0) seen from the source, ``step_*`` the vectors from voxel to voxel, ``direction`` in index steps
     (m, u, v, cosine vector 3). ``table`` (5, 3): exponent and share of primary energy; exponent, fraction of the second
     generation and share of scattered energy, as quadratics of the cosine to the ray, held within ``limits``. ``denser``: see
-    :func:`_carry_primary`.
+    :func:`_carry_primary`; ``stopping``: the density times what the exponents of primary energy are larger by. Rows of lines
+    that carry less than ``least`` of it, away from where it is released, are left.
     """
     planes, rows, width = dose.shape
     forward = direction[0] > 0
@@ -308,12 +326,17 @@ def march(
     active = np.empty((lines_u, 2), dtype=np.int64)
     active[:, 0] = lines_v
     active[:, 1] = 0
+    alive = np.zeros(lines_u, dtype=np.bool_)
+    smallest = np.float32(least)
     row = np.zeros(width + 3, dtype=np.float32)
     dense = np.zeros(width + 1, dtype=np.float32)
+    stops = np.zeros(width + 1, dtype=np.float32)
     released = np.zeros(width + 1, dtype=np.float32)
     deposit = np.zeros(width + 2, dtype=np.float32)
     corner = np.empty(3)
-    harder = (np.float32(denser[0]), np.float32(denser[1]), np.float32(denser[2]))
+    harder = (
+        np.float32(denser[0]), np.float32(denser[1]), np.float32(denser[2]), np.float32(denser[3]), np.float32(denser[4])
+    )  # fmt: skip
     step = np.float32(step_cm)
     inverse_step = np.float32(1.0 / step_cm)
     for count in range(planes):
@@ -330,6 +353,7 @@ def march(
                 low, high = min(low, ranges[m, near, 0]), max(high, ranges[m, near, 1])
             fed = high > low
             if fed:
+                alive[line] = True
                 active[line, 0] = min(active[line, 0], low + base_v)
                 active[line, 1] = max(active[line, 1], high + 1 + base_v)
             # lines c of this row lie at v = c - 1 + part_v
@@ -362,7 +386,16 @@ def march(
             else:
                 released[:n] = 0
             lines = slice(base_v + first, base_v + last)
-            _carry_primary(dense[:n], released[:n], flux[0, line, lines], arrived, step, rate_p, share_p, harder)
+            if alive[line]:
+                _blend_rows(stopping[m], u, share_u, first - 1, last, row)
+                _blend(row[first:last], row[first + 1 : last + 1], share_v, stops[:n])
+                _carry_primary(
+                    dense[:n], released[:n], flux[0, line, lines], arrived, step, rate_p, share_p, harder, stops[:n]
+                )  # fmt: skip
+                if not fed and count % 4 == 0:
+                    alive[line] = _reaches(flux[0, line, lines], smallest)
+            else:
+                arrived[:] = 0
             if fed:
                 _blend_rows(scatter[m], u, share_u, first - 1, last, row)
                 _blend(row[first:last], row[first + 1 : last + 1], share_v, released[:n])
@@ -404,6 +437,8 @@ def march_all(
     limits: FloatArray,
     steps_cm: FloatArray,
     denser: FloatArray,
+    stopping: Float32Array,
+    least: float,
 ) -> None:
     """Sweeps every direction; each of ``groups`` (n, m, u, v) sums a fixed set of them, so bits do not depend on threads."""
     count = groups.shape[0]
@@ -411,5 +446,5 @@ def march_all(
         for index in range(group, directions.shape[0], count):
             march(
                 primary, scatter, density, ranges, groups[group], origin, step_m, step_u, step_v, directions[index],
-                tables[index], limits[index], steps_cm[index], denser,
+                tables[index], limits[index], steps_cm[index], denser, stopping, least,
             )  # fmt: skip

@@ -26,6 +26,7 @@ from dicomplan.dose.dose_to_water import DoseTo, water_over_medium
 from dicomplan.dose.electron_return import electron_return
 from dicomplan.dose.electrons import electron_dose
 from dicomplan.dose.fluence import FluencePlane
+from dicomplan.dose.hardening import stopping_density
 from dicomplan.dose.kernel_fit import cone_set, fit_kernel
 from dicomplan.dose.photon_generations import photon_generations
 from dicomplan.dose.point_kernels import load_point_kernels
@@ -67,7 +68,8 @@ def collapsed_cone_dose(
     directions = cone_set(kernel, cones)
     electrons = beam.electron_weight > 0.0
     released = terma(fluence, frame, density, beam, kernels, sharpen=SHARPEN, depths=electrons)
-    dose = transport(released, frame, directions)
+    stopping = stopping_density(released, frame, beam, kernels)
+    dose = transport(released, frame, directions, stopping)
     returned, kept = electron_return(released, frame, kernel)
     dose += returned
     dose += rescatter(released, frame, kernel, photon_generations(beam))

@@ -99,6 +99,20 @@ def primary_fraction(energy_mev: FloatArray, kernels: PointKernels) -> FloatArra
     return value
 
 
+def electron_reach_cm(beam: BeamModel, depths_cm: FloatArray, kernels: PointKernels) -> FloatArray:
+    """Mean distance (n,) in water at which electrons of the first interaction deposit, behind depths (n,) of water."""
+    electrons = kernels.fraction[..., 0].sum(axis=1)
+    radius = 0.1 * kernels.radius_edges_mm
+    energy, photons = fine_spectrum(beam)
+    mu = 10.0 * water_attenuation_per_mm(energy)
+    weight = photons * mu * energy * np.exp(-mu * depths_cm[:, None])
+    place = np.log(energy), np.log(kernels.energy_mev)
+    deposited = np.interp(*place, electrons.sum(axis=1))
+    carried = np.interp(*place, electrons @ (0.5 * (radius[1:] + radius[:-1])))
+    value: FloatArray = weight @ carried / (weight @ deposited)
+    return value
+
+
 def fit_kernel(beam: BeamModel, kernels: PointKernels | None = None) -> PolyKernel:
     """Fits both exponentials in every cone to the point kernels weighted with photons x attenuation x energy.
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dicomplan.dose.coarse import coarse_grid
 from dicomplan.dose.kernel_fit import PolyKernel, mean_angle, rings
 from dicomplan.dose.photon_generations import Generations
 from dicomplan.dose.terma import Terma
@@ -23,9 +24,6 @@ from dicomplan.geometry.frames import BeamFrame
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
-
-CELL_MM = 10.0
-"""About the size of the coarse grid's cells: a seventh of the mean free path of the photons that matter."""
 
 DIRECTIONS = 48
 
@@ -35,30 +33,17 @@ _LAYOUT = {0: (2, 0, 1), 1: (1, 0, 2), 2: (0, 1, 2)}  # array axes (march, u, v)
 
 def rescatter(released: Terma, frame: BeamFrame, kernel: PolyKernel, generations: Generations) -> Float32Array:
     """Change of the dose to water (Gy per unit fluence, float32 (z, y, x)) by what is round the straight lines."""
-    from dicomplan.dose import _kernels_rescatter as kernels
-
     grid = released.grid
-    cells = [max(2, round(n * step / CELL_MM)) for n, step in zip(grid.shape, grid.spacing_mm, strict=True)]
-    cells = [min(a, max(n, 2)) for a, n in zip(cells, grid.shape, strict=True)]
-    starts = [np.linspace(0.0, n, a + 1) for n, a in zip(grid.shape, cells, strict=True)]
-    size = np.array([n * step / a for n, step, a in zip(grid.shape, grid.spacing_mm, cells, strict=True)])
-    volumes = []
-    for volume in (released.scatter, released.electron_relative):
-        mean = np.zeros(cells, dtype=np.float32)
-        kernels.averaged(volume, np.array(cells), *starts, mean)
-        mean /= np.float32(np.prod([n / a for n, a in zip(grid.shape, cells, strict=True)]))
-        volumes.append(mean)
-    change = coarse_change(*volumes, size, grid.local_from_patient(directions_axes(frame)), kernel, generations)
-    index, share = [], []
-    for n, edges in zip(grid.shape, starts, strict=True):
-        centres = 0.5 * (edges[1:] + edges[:-1])
-        place = (np.arange(n) + 0.5 - centres[0]) / (centres[1] - centres[0])
-        low = np.clip(place.astype(np.int64), 0, len(centres) - 2)
-        index.append(low)
-        share.append((place - low).astype(np.float32))
-    out = np.empty(grid.shape, dtype=np.float32)
-    kernels.interpolated(change, *index, *share, out)
-    return out
+    coarse = coarse_grid(grid)
+    change = coarse_change(
+        coarse.averaged(released.scatter),
+        coarse.averaged(released.electron_relative),
+        np.array(coarse.grid.spacing_mm),
+        grid.local_from_patient(directions_axes(frame)),
+        kernel,
+        generations,
+    )
+    return coarse.interpolated(change)
 
 
 def directions_axes(frame: BeamFrame) -> FloatArray:
