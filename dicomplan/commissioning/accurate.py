@@ -24,7 +24,7 @@ PROFILE_STEP_MM = 2.0
 """Voxels of tanks that profiles are read from."""
 
 _SCATTER_MM = (40.0, 120.0)  # water beside the field: twice its side, within these
-_BEHIND_MM = 60.0  # water behind the deepest point
+_BEHIND_MM = 120.0  # water behind the deepest point: nearer, photons that come back are missing
 _CELLS = 0.5e6  # of a tank; its voxels follow from that
 _FINEST_MM, _COARSEST_MM = 1.0, 6.0
 

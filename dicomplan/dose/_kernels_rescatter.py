@@ -16,6 +16,7 @@ _ONE = np.float32(1.0)
 _HALF = np.float32(0.5)
 _SIXTH = np.float32(1.0 / 6.0)
 _THIN = np.float32(0.02)
+_BLOCK = 512  # cells of a work item
 _FLOOR = np.float32(1e-6)
 
 
@@ -51,9 +52,9 @@ def flight(
 
     Volumes are float32 (m, u, v), padded with one voxel of nothing on both sides of u and v; the direction goes up along m
     if slopes[0] > 0, and by slopes[1:] voxels of u and v with each plane. ``step_cm`` is the way from plane to plane.
-    ``photons``: share of the energy ``released`` (per volume) that flies this way, exponent (cm2/g), the share that is
-    deposited at the first interaction, and the fraction that a second generation on the same line takes on.
-    ``deposit`` and ``passed`` gain energy per electron density. Exact in each voxel for what is released evenly in it.
+    ``photons`` of the energy ``released`` (per volume): exponent (cm2/g), the share that is deposited at the first
+    interaction, and the fraction that a second generation on the same line takes on. ``deposit`` and ``passed`` gain
+    energy per electron density. Exact in each voxel for what is released evenly in it.
     """
     planes, rows, width = released.shape
     rows, width = rows - 1, width - 1  # of lines
@@ -63,9 +64,9 @@ def flight(
     dense = np.empty(width, dtype=np.float32)
     source = np.empty(width, dtype=np.float32)
     gain = np.empty(width, dtype=np.float32)
-    b = np.float32(photons[1])
-    step, exponent = np.float32(step_cm * photons[0]), np.float32(step_cm * photons[1])
-    kept, again = np.float32(photons[2]), np.float32(photons[3])
+    b = np.float32(photons[0])
+    step, exponent = np.float32(step_cm), np.float32(step_cm * photons[0])
+    kept, again = np.float32(photons[1]), np.float32(photons[2])
     for count in range(planes):
         m = count if slopes[0] > 0 else planes - 1 - count
         whole_u, whole_v = int(np.floor(slopes[1] * count)), int(np.floor(slopes[2] * count))
@@ -107,14 +108,33 @@ def flights(
     steps_cm: FloatArray,
     photons: FloatArray,
 ) -> None:
-    """Every direction (n, ...) of :func:`flight`; each of the groups of ``deposit`` and ``passed`` (groups, m, u, v) sums
-    a fixed set of them, so that bits do not depend on threads."""
+    """Every direction of :func:`flight`: ``released`` and ``passed`` (n, m, u, v), ``slopes``, ``steps_cm``, ``photons``
+    (n, ...). Each of the groups of ``deposit`` (groups, m, u, v) sums a fixed set of them, so that bits do not depend on
+    threads."""
     count = deposit.shape[0]
     for group in prange(count):
         for index in range(group, slopes.shape[0], count):
             flight(
-                released, density, deposit[group], passed[group], slopes[index], steps_cm[index], photons[index]
+                released[index], density, deposit[group], passed[index], slopes[index], steps_cm[index], photons[index]
             )  # fmt: skip
+
+
+@kernel(parallel=True)
+def scattered(passed: Float32Array, electron: Float32Array, parts: Float32Array, out: Float32Array) -> None:
+    """Energy that sets out: ``out`` (n, cells) = ``parts`` (n, n) x ``passed`` (n, cells) x ``electron`` (cells,)."""
+    directions, cells = passed.shape
+    for block in prange((cells + _BLOCK - 1) // _BLOCK):
+        low, high = block * _BLOCK, min((block + 1) * _BLOCK, cells)
+        for d in range(directions):
+            into = out[d, low:high]
+            into[:] = 0
+            for other in range(directions):
+                part = parts[d, other]
+                row = passed[other, low:high]
+                for k in range(high - low):
+                    into[k] += part * row[k]
+            for k in range(high - low):
+                into[k] *= electron[low + k]
 
 
 @kernel(parallel=True)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dicomplan.geometry.frames import BeamFrame
 from dicomplan.geometry.grid import VoxelGrid
+from dicomplan.geometry.rays import path_integral
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
@@ -48,6 +50,14 @@ class CoarseGrid:
         out = np.empty(self.fine, dtype=np.float32)
         kernels.interpolated(coarse, *index, *share, out)
         return out
+
+
+def coarse_depth_mm(coarse: CoarseGrid, electron_relative: Float32Array, frame: BeamFrame) -> Float32Array:
+    """Water-equivalent path (mm) from the source to each cell's centre, (z, y, x); ``electron_relative`` of the fine grid."""
+    electron = coarse.averaged(electron_relative)
+    cells = np.indices(coarse.grid.shape).reshape(3, -1).T
+    depth = path_integral(electron, coarse.grid, frame.source_mm, coarse.grid.patient_from_index(cells))
+    return depth.reshape(coarse.grid.shape)
 
 
 def coarse_grid(grid: VoxelGrid) -> CoarseGrid:

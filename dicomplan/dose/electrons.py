@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from dicomplan.dose.coarse import coarse_depth_mm, coarse_grid
 from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.point_kernels import GY_CM2_PER_MEV_MM, water_attenuation_per_mm
 from dicomplan.geometry.frames import BeamFrame
@@ -25,6 +26,7 @@ ELECTRON_SIGMA_MM = 40.0
 so that they cost nothing there. They are scattered in the head and in a metre of air; the width is a choice, not fitted."""
 
 _REACH = 8.0  # depths 1/e beyond which nothing is left
+_COARSE_MM = 30.0  # by so much at most depths differ from those of the coarse grid, that tell where to look at all
 _STEP_MM = 5.0  # of the map of the spread fluence: an eighth of its width
 
 
@@ -63,15 +65,20 @@ def electron_dose(
     )
     factor = GY_CM2_PER_MEV_MM * beam.electron_weight * surface_release_mev_per_mm(beam)
     dose = np.zeros(grid.shape, dtype=np.float32)
+    coarse = coarse_grid(grid)
+    about = coarse.interpolated(coarse_depth_mm(coarse, electron_relative, frame))
+    reach = _REACH * beam.electron_depth_mm
     indices = np.indices(grid.shape[1:]).reshape(2, -1).T
     for k in range(grid.shape[0]):
-        points = grid.patient_from_index(np.column_stack([np.full(len(indices), k), indices]))
-        depth = depth_mm[k].ravel().astype(np.float64)
+        near = np.flatnonzero(about[k].ravel() < reach + _COARSE_MM)
+        points = grid.patient_from_index(np.column_stack([np.full(len(near), k), indices[near]]))
+        depth = depth_mm[k].ravel()[near].astype(np.float64)
         unknown = np.isnan(depth)
         depth[unknown] = path_integral(electron_relative, grid, frame.source_mm, points[unknown])
-        near = np.flatnonzero(depth < _REACH * beam.electron_depth_mm)
-        projected = frame.project(points[near])
-        distance = np.linalg.norm(points[near] - frame.source_mm, axis=-1)
-        value = spread(projected[:, 1::-1]) * np.exp(-depth[near] / beam.electron_depth_mm)
+        kept = depth < reach
+        near, points, depth = near[kept], points[kept], depth[kept]
+        projected = frame.project(points)
+        distance = np.linalg.norm(points - frame.source_mm, axis=-1)
+        value = spread(projected[:, 1::-1]) * np.exp(-depth / beam.electron_depth_mm)
         dose[k].ravel()[near] = factor * (frame.source_axis_distance_mm / distance) ** 2 * value
     return dose

@@ -12,12 +12,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomplan.dose.coarse import coarse_grid
+from dicomplan.dose.coarse import coarse_depth_mm, coarse_grid
 from dicomplan.dose.kernel_fit import PRIMARY_DEPTH_CM, electron_reach_cm
 from dicomplan.dose.point_kernels import PointKernels
 from dicomplan.dose.terma import Terma
 from dicomplan.geometry.frames import BeamFrame
-from dicomplan.geometry.rays import path_integral
 from dicomplan.machine.model import BeamModel
 
 Float32Array = NDArray[np.float32]
@@ -32,11 +31,8 @@ def stopping_density(released: Terma, frame: BeamFrame, beam: BeamModel, kernels
     """
     reach = electron_reach_cm(beam, np.append(_DEPTHS_CM, PRIMARY_DEPTH_CM), kernels)
     coarse = coarse_grid(released.grid)
-    electron = coarse.averaged(released.electron_relative)
-    cells = np.indices(coarse.grid.shape).reshape(3, -1).T
-    points = coarse.grid.patient_from_index(cells)
-    depth_cm = 0.1 * path_integral(electron, coarse.grid, frame.source_mm, points)
-    factor = np.interp(depth_cm, _DEPTHS_CM, reach[-1] / reach[:-1]).astype(np.float32).reshape(coarse.grid.shape)
+    depth_cm = 0.1 * coarse_depth_mm(coarse, released.electron_relative, frame)
+    factor = np.interp(depth_cm, _DEPTHS_CM, reach[-1] / reach[:-1]).astype(np.float32)
     stopping = coarse.interpolated(factor)
     stopping *= released.electron_relative
     return stopping

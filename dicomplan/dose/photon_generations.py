@@ -3,23 +3,20 @@
 A few hundred thousand histories are followed from a forced first Compton scatter on, without position: Klein-Nishina
 scattering, photoelectric effect and pair production by their coefficients (``data/attenuation.csv``). That gives for each
 generation and polar angle to the beam the energy carried, the mean free path and the share that the next interaction
-deposits. A second walk follows positions with those averages alone, as the transport on a grid does: what energy scattered
-at least twice deposits where, and that as two exponentials for each cone.
+deposits, and by which angles it scatters. A second walk follows positions with those averages alone, as the transport on a
+grid does: what energy scattered at least twice deposits where, and that as two exponentials for each cone.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.dose.kernel_fit import SCATTER_DEPTH_CM, fine_spectrum, fit_scatter
-from dicomplan.dose.point_kernels import PointKernels, load_point_kernels
+from dicomplan.dose.point_kernels import PointKernels, load_point_kernels, mass_attenuation_cm2_g
 from dicomplan.machine.model import BeamModel
 
 FloatArray = NDArray[np.float64]
@@ -37,13 +34,15 @@ _LOWEST_MEV = 0.0101
 class Generations:
     """``carried`` (G, C): energy that photons of a generation carry in each cone, of the energy released as scatter.
     ``exponent_cm2_g`` (G, C): inverse of their mean free path. ``kept`` (G, C): the share that they deposit where they
-    interact. ``again``, ``again_exponent_cm2_g``, ``again_second`` (C,): share, exponent b and fraction m of
+    interact. ``turned`` (G - 1, C, S): of what photons in a cone hand on, the part that goes on at an angle to their own
+    direction, in the same cones about it. ``again``, ``again_exponent_cm2_g``, ``again_second`` (C,): share, exponent b and fraction m of
     ``b ((1 - m) + m b r) exp(-b r)`` for what photons scattered twice or more deposit from the point of release on.
     """
 
     carried: FloatArray
     exponent_cm2_g: FloatArray
     kept: FloatArray
+    turned: FloatArray
     again: FloatArray
     again_exponent_cm2_g: FloatArray
     again_second: FloatArray
@@ -58,24 +57,19 @@ def photon_generations(beam: BeamModel) -> Generations:
 @lru_cache(maxsize=8)
 def _generations(energy: bytes, photons: bytes) -> Generations:
     kernels = load_point_kernels()
-    carried, exponent, kept = _histories(np.frombuffer(energy), np.frombuffer(photons), kernels)
-    again = _positions(carried, exponent, kept, kernels)
-    return Generations(carried, exponent, kept, *again)
+    carried, exponent, kept, turned = _histories(np.frombuffer(energy), np.frombuffer(photons), kernels)
+    again = _positions(carried, exponent, kept, turned, kernels)
+    return Generations(carried, exponent, kept, turned, *again)
 
 
 def _coefficients(energy_mev: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Compton and total mass attenuation of water (cm2/g), log-log between the energies of the table."""
-    text = files("dicomplan.dose").joinpath("data", "attenuation.csv").read_text(encoding="utf-8")
-    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["medium"] == "water"]
-    nodes = np.log([float(row["energy_mev"]) for row in rows])
-    place = np.log(energy_mev)
-    columns = ("compton_klein_nishina_cm2_g", "total_without_rayleigh_cm2_g")
-    compton, total = (np.exp(np.interp(place, nodes, np.log([float(row[name]) for row in rows]))) for name in columns)
-    return compton, total
+    """Compton and total mass attenuation of water (cm2/g)."""
+    compton = mass_attenuation_cm2_g("water", energy_mev, "compton_klein_nishina_cm2_g")
+    return compton, mass_attenuation_cm2_g("water", energy_mev)
 
 
-def _histories(energy: FloatArray, photons: FloatArray, kernels: PointKernels) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Energy carried, exponent and share kept (G, C) by generation and cone."""
+def _histories(energy: FloatArray, photons: FloatArray, kernels: PointKernels) -> tuple[FloatArray, ...]:
+    """Energy carried, exponent and share kept (G, C) by generation and cone, and the parts that are turned (G - 1, C, S)."""
     random = np.random.default_rng(_SEED)
     _, mu = _coefficients(energy)
     weight = photons * energy * mu * np.exp(-mu * SCATTER_DEPTH_CM)
@@ -87,7 +81,7 @@ def _histories(energy: FloatArray, photons: FloatArray, kernels: PointKernels) -
     direction[:, 2] = 1.0
     cones = len(kernels.cone_edges_rad) - 1
     carried, paths = np.zeros((GENERATIONS + 1, cones)), np.zeros((GENERATIONS, cones))
-    handed_on = np.zeros((GENERATIONS, cones))
+    handed_on, turned = np.zeros((GENERATIONS, cones)), np.zeros((GENERATIONS, cones, cones))
     released = 0.0
     cone = np.zeros(_HISTORIES, dtype=np.int64)
     for generation in range(GENERATIONS + 1):
@@ -100,18 +94,27 @@ def _histories(energy: FloatArray, photons: FloatArray, kernels: PointKernels) -
         left = left * compton / total * scattered / own
         if generation > 0:
             handed_on[generation - 1] = np.bincount(cone, left, cones)
+            place = cone * cones + _cone(cosine, kernels)
+            turned[generation - 1] = np.bincount(place, left, cones**2).reshape(cones, cones)
         if generation == GENERATIONS:
             break
-        direction = _turned(direction, cosine, random)
+        direction = _turn(direction, cosine, random)
         own = np.maximum(scattered, _LOWEST_MEV)
-        angle = np.arccos(np.clip(direction[:, 2], -1.0, 1.0))
-        cone = np.clip(np.searchsorted(kernels.cone_edges_rad, angle) - 1, 0, cones - 1)
+        cone = _cone(direction[:, 2], kernels)
         carried[generation] = np.bincount(cone, left, cones)
         paths[generation] = np.bincount(cone, left / _coefficients(own)[1], cones)
     carried = np.maximum(carried[:-1], 1e-12)
     kept = np.clip(1.0 - handed_on / carried, 0.0, 1.0)
     kept[-1] = 1.0
-    return carried / released, carried / np.maximum(paths, 1e-12), kept
+    turned = turned[:-1] / np.maximum(turned[:-1].sum(axis=2, keepdims=True), 1e-12)
+    return carried / released, carried / np.maximum(paths, 1e-12), kept, turned
+
+
+def _cone(cosine: FloatArray, kernels: PointKernels) -> NDArray[np.int64]:
+    """Number (n,) of the cone that a cosine lies in."""
+    edges = np.cos(kernels.cone_edges_rad)
+    found: NDArray[np.int64] = np.clip(np.searchsorted(-edges, -cosine) - 1, 0, len(edges) - 2)
+    return found
 
 
 def klein_nishina(energy_mev: FloatArray, random: np.random.Generator) -> tuple[FloatArray, FloatArray]:
@@ -137,7 +140,7 @@ def klein_nishina(energy_mev: FloatArray, random: np.random.Generator) -> tuple[
     return ratio * energy_mev, cosine
 
 
-def _turned(direction: FloatArray, cosine: FloatArray, random: np.random.Generator) -> FloatArray:
+def _turn(direction: FloatArray, cosine: FloatArray, random: np.random.Generator) -> FloatArray:
     """Unit vectors (n, 3) turned by angles of the cosines (n,) about azimuths drawn evenly."""
     azimuth = 2.0 * np.pi * random.random(len(cosine))
     # a direction across: against the axis that lies least along
@@ -153,31 +156,43 @@ def _turned(direction: FloatArray, cosine: FloatArray, random: np.random.Generat
 
 
 def _positions(
-    carried: FloatArray, exponent: FloatArray, kept: FloatArray, kernels: PointKernels
+    carried: FloatArray, exponent: FloatArray, kept: FloatArray, turned: FloatArray, kernels: PointKernels
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Share, exponent and fraction (C,) of what generations from the second on deposit, seen from the point of release.
 
-    Each flight takes its direction, length and share kept from the averages of its generation.
+    Each flight takes its length, the share kept and the angle that it is turned by from the averages of its generation and
+    the cone that it flies in.
     """
     random = np.random.default_rng(_SEED + 1)
-    edges = np.cos(kernels.cone_edges_rad)
-    cones, shells = len(edges) - 1, len(kernels.radius_edges_mm) - 1
-    place = np.zeros((_HISTORIES, 3))
+    cosines = np.cos(kernels.cone_edges_rad)
+    cones, shells = len(cosines) - 1, len(kernels.radius_edges_mm) - 1
+    # the cumulative parts of cone c, plus c: one ascending list to look drawn numbers up in
+    first = np.cumsum(carried[0]) / carried[0].sum()
+    ladder = np.cumsum(turned, axis=2)
+    ladder /= ladder[:, :, -1:]
+    place, direction = np.zeros((_HISTORIES, 3)), np.zeros((_HISTORIES, 3))
+    direction[:, 2] = 1.0
     left = np.full(_HISTORIES, carried[0].sum() / _HISTORIES)
     found = np.zeros((cones, shells + 1))
+    cone = np.zeros(_HISTORIES, dtype=np.int64)
     for generation in range(GENERATIONS):
-        share = np.cumsum(carried[generation]) / carried[generation].sum()
-        draw = random.permutation(_HISTORIES) + random.random(_HISTORIES)
-        cone = np.minimum(np.searchsorted(share, draw / _HISTORIES), cones - 1)
-        cosine = edges[cone] + (edges[cone + 1] - edges[cone]) * random.random(_HISTORIES)
-        sine, azimuth = np.sqrt(np.maximum(1.0 - cosine**2, 0.0)), 2.0 * np.pi * random.random(_HISTORIES)
+        drawn = random.random(_HISTORIES)
+        if generation == 0:
+            by = np.searchsorted(first, (random.permutation(_HISTORIES) + drawn) / _HISTORIES)
+        else:
+            steps = (ladder[generation - 1] + np.arange(cones)[:, None]).ravel()
+            by = np.searchsorted(steps, cone + drawn) - cone * cones
+        by = np.clip(by, 0, cones - 1)
+        cosine = cosines[by] + (cosines[by + 1] - cosines[by]) * random.random(_HISTORIES)
+        direction = _turn(direction, cosine, random)
+        cone = _cone(direction[:, 2], kernels)
         length = random.exponential(size=_HISTORIES) / exponent[generation, cone]
-        place += length[:, None] * np.column_stack([sine * np.cos(azimuth), sine * np.sin(azimuth), cosine])
+        place += length[:, None] * direction
         if generation > 0:
             radius = np.linalg.norm(place, axis=1)
-            seen = np.searchsorted(-edges, -place[:, 2] / np.maximum(radius, 1e-12)) - 1
-            shell = np.searchsorted(0.1 * kernels.radius_edges_mm, radius) - 1
-            index = np.clip(seen, 0, cones - 1) * (shells + 1) + np.clip(shell, 0, shells)
+            seen = _cone(place[:, 2] / np.maximum(radius, 1e-12), kernels)
+            shell = np.clip(np.searchsorted(0.1 * kernels.radius_edges_mm, radius) - 1, 0, shells)
+            index = seen * (shells + 1) + shell
             found += np.bincount(index, left * kept[generation, cone], found.size).reshape(found.shape)
         left *= 1.0 - kept[generation, cone]
     total = found.sum(axis=1)

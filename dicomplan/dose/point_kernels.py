@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 
 import numpy as np
@@ -43,11 +44,24 @@ def load_point_kernels() -> PointKernels:
         )
 
 
+@lru_cache(maxsize=16)
+def attenuation_table(medium: str) -> dict[str, FloatArray]:
+    """Columns of ``data/attenuation.csv`` for a medium as it is named there: energies in MeV, coefficients in cm2/g."""
+    text = files("dicomplan.dose").joinpath("data", "attenuation.csv").read_text(encoding="utf-8")
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["medium"] == medium]
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "medium"}
+
+
+def mass_attenuation_cm2_g(
+    medium: str, energy_mev: FloatArray, column: str = "total_without_rayleigh_cm2_g"
+) -> FloatArray:
+    """Mass attenuation (cm2/g; the total has no Rayleigh) at energies (n,); log-log between those of the table."""
+    table = attenuation_table(medium)
+    value: FloatArray = np.exp(np.interp(np.log(energy_mev), np.log(table["energy_mev"]), np.log(table[column])))
+    return value
+
+
 def water_attenuation_per_mm(energy_mev: FloatArray) -> FloatArray:
     """Linear attenuation (1/mm, no Rayleigh) of water of 1 g/cm3; log-log between the table's energies."""
-    text = files("dicomplan.dose").joinpath("data", "attenuation.csv").read_text(encoding="utf-8")
-    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["medium"] == "water"]
-    energy = np.array([float(row["energy_mev"]) for row in rows])
-    total = np.array([float(row["total_without_rayleigh_cm2_g"]) for row in rows])
-    value: FloatArray = np.exp(np.interp(np.log(energy_mev), np.log(energy), np.log(0.1 * total)))
+    value: FloatArray = 0.1 * mass_attenuation_cm2_g("water", energy_mev)
     return value

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
-from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.dose.fluence import FluencePlane, source_sigma_mm
 from dicomplan.dose.kernel_fit import fine_spectrum, primary_fraction
-from dicomplan.dose.point_kernels import PointKernels, load_point_kernels
+from dicomplan.dose.point_kernels import PointKernels, load_point_kernels, mass_attenuation_cm2_g
 from dicomplan.geometry.frames import BeamFrame
 from dicomplan.geometry.grid import VoxelGrid
 from dicomplan.machine.model import BeamModel
@@ -72,19 +69,6 @@ def electron_density(mass_g_cm3: NDArray[np.floating]) -> Float32Array:
     per_mass = [last.electron_relative / last.mass_g_cm3, *(ratio for _, ratio in _METALS)]
     metal = mass_g_cm3 * np.interp(mass_g_cm3, densities, per_mass)
     value: Float32Array = np.where(mass_g_cm3 > last.mass_g_cm3, metal, electron).astype(np.float32)
-    return value
-
-
-def mass_attenuation_cm2_g(medium: str, energies_mev: FloatArray) -> FloatArray:
-    """Mass attenuation (cm2/g, no Rayleigh) at energies (n,); log-log between the energies of ``data/attenuation.csv``.
-
-    ``medium`` as it is named there.
-    """
-    text = files("dicomplan.dose").joinpath("data", "attenuation.csv").read_text(encoding="utf-8")
-    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["medium"] == medium]
-    energy = np.array([float(row["energy_mev"]) for row in rows])
-    total = np.array([float(row["total_without_rayleigh_cm2_g"]) for row in rows])
-    value: FloatArray = np.exp(np.interp(np.log(energies_mev), np.log(energy), np.log(total)))
     return value
 
 
