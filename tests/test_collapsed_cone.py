@@ -81,7 +81,7 @@ def test_a_point_and_its_receiver_may_change_places():
         direction = sign * np.concatenate([vector, vector / np.linalg.norm(vector)])
         kernels.march(
             nothing, scatter, density, kernels.source_ranges(nothing, scatter), dose, np.array([1e5, 0.0, 0.0]), *steps,
-            direction, table, np.array([-1.0, 1.0]), 0.5, DENSER,
+            direction, table, np.array([-1.0, 1.0]), 0.5, DENSER, density, 0.0,
         )  # fmt: skip
         return float(dose[receiver])
 

@@ -42,11 +42,14 @@ def case(seed, distance_mm):
 @pytest.mark.parametrize(("distance_mm", "tolerance"), [(1e6, 3e-6), (500.0, 3e-5)])
 def test_a_direction_is_that_of_the_slow_twin(seed, distance_mm, tolerance):
     primary, scatter, density, origin, steps, direction, step_cm = case(seed, distance_mm)
+    stopping = (density * np.random.default_rng(seed).uniform(0.8, 1.2, density.shape)).astype(np.float32)
     dose = np.zeros(density.shape, dtype=np.float32)
     limits = np.array([-1.0, 1.0])
     ranges = kernels.source_ranges(primary, scatter)
-    kernels.march(primary, scatter, density, ranges, dose, origin, *steps, direction, TABLE, limits, step_cm, DENSER)
-    expected = march(primary, scatter, density, origin, *steps, direction, TABLE, step_cm, DENSER)
+    kernels.march(
+        primary, scatter, density, ranges, dose, origin, *steps, direction, TABLE, limits, step_cm, DENSER, stopping, 0.0
+    )  # fmt: skip
+    expected = march(primary, scatter, density, origin, *steps, direction, TABLE, step_cm, DENSER, stopping)
     assert np.abs(dose - expected).max() <= tolerance * expected.max()
 
 
@@ -59,9 +62,31 @@ def test_sources_of_a_few_rows_are_found_from_every_line():
     dose = np.zeros(density.shape, dtype=np.float32)
     ranges = kernels.source_ranges(primary, scatter)
     limits = np.array([-1.0, 1.0])
-    kernels.march(primary, scatter, density, ranges, dose, origin, *steps, direction, TABLE, limits, step_cm, DENSER)
-    expected = march(primary, scatter, density, origin, *steps, direction, TABLE, step_cm, DENSER)
+    kernels.march(
+        primary, scatter, density, ranges, dose, origin, *steps, direction, TABLE, limits, step_cm, DENSER, density, 0.0
+    )  # fmt: skip
+    expected = march(primary, scatter, density, origin, *steps, direction, TABLE, step_cm, DENSER, density)
     assert np.abs(dose - expected).max() <= 3e-6 * np.abs(expected).max()
+
+
+def test_rows_that_carry_no_primary_energy_any_more_are_left():
+    """Far from its source it is nothing; where it comes to an end the dose does not jump."""
+    shape = (60, 3, 4)
+    primary, nothing, density = (np.full(shape, value, dtype=np.float32) for value in (0.0, 0.0, 1.0))
+    primary[0, 1, 1:3] = 1.0
+    ranges = kernels.source_ranges(primary, nothing)
+    found = []
+    for least in (0.0, 1e-9):
+        dose = np.zeros(shape, dtype=np.float32)
+        vector = np.array([1.0, 0.02, 0.01])
+        kernels.march(
+            primary, nothing, density, ranges, dose, np.array([1e6, 0.0, 0.0]), *np.eye(3),
+            np.concatenate([vector, vector / np.linalg.norm(vector)]), TABLE, np.array([-1.0, 1.0]), 0.25, DENSER, density,
+            least,
+        )  # fmt: skip
+        found.append(dose)
+    assert not found[1][-1].any()
+    assert np.abs(found[1] - found[0]).max() <= 1e-7 * found[0].max()
 
 
 HERE = Path(__file__).parent

@@ -42,7 +42,9 @@ def test_water(report, name):
     assert profiles["inside_within_1_percent_1_sigma"] >= 0.95
     assert profiles["outside_within_1_percent_1_sigma"] >= 0.95
     assert abs(profiles["edge_shift_worst_mm"]) <= 1.0
-    assert abs(profiles["penumbra_80_20_worst_difference_mm"]) <= 1.0
+    # 1 mm in the penumbra: where 80, 50 and 20 % lie at every depth, and the width from 80 to 20 % of all depths together
+    assert abs(profiles["position_80_20_worst_mm"]) <= 1.0
+    assert abs(profiles["penumbra_80_20_mean_difference_mm"]) <= 0.3
     assert figures["gamma"]["percent"] == 1.0
     assert figures["gamma"]["pass_fraction"] >= 0.98
 

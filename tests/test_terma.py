@@ -11,13 +11,12 @@ from twins.collapsed_cone_twins import path_length, sharpened
 
 from dicomplan.dose import _kernels_terma as kernels
 from dicomplan.dose.kernel_fit import fine_spectrum
-from dicomplan.dose.point_kernels import load_point_kernels
+from dicomplan.dose.point_kernels import load_point_kernels, mass_attenuation_cm2_g
 from dicomplan.dose.terma import (
     DENSITY_KNOTS_G_CM3,
     GY_G_PER_MEV,
     MATERIAL_SHARES,
     electron_density,
-    mass_attenuation_cm2_g,
     terma,
 )
 from dicomplan.geometry.rays import path_integral
@@ -63,7 +62,7 @@ def test_terma_of_one_energy_is_fluence_times_attenuation_times_energy(energy_me
     assert not total[outside].any()
 
 
-@pytest.mark.parametrize("sharpen", [(0.0, 0.0), (1.0 / 12.0, 0.0), (0.3, 0.03)])
+@pytest.mark.parametrize("sharpen", [(), (1.0 / 12.0,), (0.3, -0.03), (0.36, -0.06, 0.005)])
 @pytest.mark.parametrize("angles", [(0.0, 0.0), (0.0, 30.0), (37.0, 20.0)])
 def test_field_edges_within_voxels_keep_the_photons(angles, sharpen):
     """Energy released in almost nothing: the field's area times the path through the box, whatever the angles.
@@ -95,8 +94,8 @@ def test_sharper_edges_against_pairs_of_voxels(seed):
     released = random.uniform(0.0, 1.0, size=shape).astype(np.float32)
     electron = random.choice([0.001, 0.26, 1.0, 1.7, 15.0], size=shape).astype(np.float32)
     result = np.empty_like(released)
-    kernels.sharpen(released, electron, 0.28, 0.03, result)
-    expected = sharpened(released, electron, 0.28, 0.03)
+    kernels.sharpen(released, electron, np.array([0.28, -0.03, 0.005]), result)
+    expected = sharpened(released, electron, (0.28, -0.03, 0.005))
     assert result == pytest.approx(expected, rel=1e-4, abs=1e-3)
     assert result.sum(dtype=np.float64) == pytest.approx(released.sum(dtype=np.float64), rel=1e-5, abs=1e-3)
 
@@ -105,7 +104,7 @@ def test_sharper_edges_leave_steps_of_density_alone():
     """Equal energy per electron everywhere: nothing to sharpen, whatever the densities."""
     electron = np.random.default_rng(1).uniform(0.001, 2.0, size=(4, 5, 6)).astype(np.float32)
     result = np.empty_like(electron)
-    kernels.sharpen(0.7 * electron, electron, 0.28, 0.03, result)
+    kernels.sharpen(0.7 * electron, electron, np.array([0.28, -0.03, 0.005]), result)
     assert result == pytest.approx(0.7 * electron, rel=1e-5)
 
 

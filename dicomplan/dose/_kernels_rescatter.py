@@ -14,8 +14,8 @@ IntArray = NDArray[np.int64]
 
 _ONE = np.float32(1.0)
 _HALF = np.float32(0.5)
-_SIXTH = np.float32(1.0 / 6.0)
-_THIN = np.float32(0.02)
+_C3, _C4, _C5 = np.float32(1.0 / 6.0), np.float32(1.0 / 24.0), np.float32(1.0 / 120.0)
+_THIN = np.float32(0.1)
 _BLOCK = 512  # cells of a work item
 _FLOOR = np.float32(1e-6)
 
@@ -82,8 +82,10 @@ def flight(
                 x = exponent * max(dense[k], _FLOOR)
                 gone = np.exp(-x)
                 inverse = _ONE / x
-                mean = _ONE - x * (_HALF - x * _SIXTH) if x < _THIN else (_ONE - gone) * inverse
-                inner = _HALF - x * _SIXTH if x < _THIN else (_ONE - mean) * inverse
+                # by their series where differences would lose digits
+                series = _HALF - x * (_C3 - x * (_C4 - x * _C5))
+                mean = _ONE - x * series if x < _THIN else (_ONE - gone) * inverse
+                inner = series if x < _THIN else (_ONE - mean) * inverse
                 new = source[k] * step
                 middle = again * (one[k] * gone + new * (mean - inner))
                 gain[k] = b * ((one[k] + two[k]) * mean + new * inner - middle)

@@ -253,22 +253,21 @@ def _passed(released: Float32Array, electron: Float32Array, z: int, y: int, x: i
 def sharpen(
     released: Float32Array,
     electron: Float32Array,
-    near: float,
-    far: float,
+    shares: FloatArray,
     out: Float32Array,
 ) -> None:
     """Energy released (z, y, x) with steeper edges, into ``out``; the sum stays.
 
-    Each voxel takes ``near`` times the difference of the energy per electron to the next voxels along the three axes, times
-    the mean of the two densities (metal's counted as bone's), from them, and gives ``far`` times that to the next but one.
-    Nothing passes the grid's outside.
+    Each voxel takes from those that are k + 1 away along the three axes ``shares[k]`` times the difference of the energy per
+    electron, times the mean of the two densities (metal's counted as bone's). Nothing passes the grid's outside.
     """
     planes, rows, columns = released.shape
     for z in prange(planes):
         for y in range(rows):
             for x in range(columns):
                 total = float(released[z, y, x])
-                for away, weight in ((1, near), (2, -far)):
+                for k in range(shares.shape[0]):
+                    away, weight = k + 1, shares[k]
                     passed = _passed(released, electron, z, y, x, z - away, y, x)
                     passed += _passed(released, electron, z, y, x, z + away, y, x)
                     passed += _passed(released, electron, z, y, x, z, y - away, x)

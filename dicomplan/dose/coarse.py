@@ -40,7 +40,8 @@ class CoarseGrid:
         """Trilinear values at the fine voxels' centres; beyond the outermost cells' centres continued."""
         from dicomplan.dose import _kernels_rescatter as kernels
 
-        index, share = [], []
+        index: list[NDArray[np.int64]] = []
+        share: list[Float32Array] = []
         for n, edges in zip(self.fine, self.starts, strict=True):
             centres = 0.5 * (edges[1:] + edges[:-1])
             place = (np.arange(n) + 0.5 - centres[0]) / (centres[1] - centres[0])
@@ -48,7 +49,7 @@ class CoarseGrid:
             index.append(low)
             share.append((place - low).astype(np.float32))
         out = np.empty(self.fine, dtype=np.float32)
-        kernels.interpolated(coarse, *index, *share, out)
+        kernels.interpolated(coarse, index[0], index[1], index[2], share[0], share[1], share[2], out)
         return out
 
 

@@ -9,7 +9,8 @@ weights, which conserves energy exactly and leaves no ripple of the lattice. The
 kernels turn with the rays: each line takes the share and exponent for the angle between its direction and the local ray.
 
 In bone and metal electrons get less far (:data:`dicomplan.dose.transport.DENSER`), and some come back
-(:mod:`dicomplan.dose.electron_return`).
+(:mod:`dicomplan.dose.electron_return`); deeper they get further (:mod:`dicomplan.dose.hardening`). What photons that are
+scattered more than once do otherwise than in endless water is followed apart (:mod:`dicomplan.dose.rescatter`).
 
 Dose to medium: the transport runs on electron density, and deposits energy per electron density of water; dose to
 medium is that times (relative electron density / mass density): where electrons are in balance they deposit what was
@@ -42,13 +43,15 @@ Float32Array = NDArray[np.float32]
 CONES = 96
 """Number of cone directions of the final dose."""
 
-SHARPEN = (17.0 / 60.0, 7.0 / 240.0)
-"""Shares of the differences of the energy released per electron to the next voxels, and back to the ones after, that are
-taken off before the transport.
+SHARPEN = (0.364683, -0.061706, 0.005423)
+"""Shares of the differences of the energy released per electron to the next voxels, and (given back) to the ones after, and
+to the third, that are taken off before the transport.
 
 Energy is released evenly within a voxel, voxels give it to the lines, and the lines their dose to voxels, by linear
 weights: at a phase w per voxel the wave is (sin(w/2) / (w/2))^5 of itself on average, where the mean over a voxel alone
-would be the first power. The two weights undo the other four powers to the fourth order in w.
+would be the first power. The three weights undo the other four powers to the sixth order in w: they solve
+a + 4 b + 9 c = 1/6, a + 16 b + 81 c = -11/60, a + 64 b + 729 c = 0.369047 (the series of the fourth power of
+(w/2) / sin(w/2), and of 2 - 2 cos of w, 2 w and 3 w).
 """
 
 

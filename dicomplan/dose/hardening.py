@@ -1,10 +1,11 @@
 """Electrons of a beam that hardens on its way: the deeper they are set free, the further they go.
 
 The cones carry the electrons of the spectrum behind :data:`~dicomplan.dose.kernel_fit.PRIMARY_DEPTH_CM` of water. Behind
-other depths their mean reach is another one (by -3 % at the surface of 6 MV and by +22 % at 30 cm), forward and sideways
-alike within 3 %, and hardly their directions: so the exponent of the primary energy is divided by the ratio of the reaches
-at the water-equivalent depth of each place. Electrons get less far than the depth changes: the place where they are stopped
-stands for the one where they are set free.
+other depths their mean reach is another one (sideways by -2.5 % at the surface of 6 MV and by +20 % at 30 cm, forward by -3
+and +24 %), and hardly their directions: so the exponent of the primary energy is divided by the ratio of the reaches sideways
+at the water-equivalent depth of each place. Sideways, because that is what penumbrae and narrow beams tell; forward it is
+felt at the surface alone. Electrons get less far than the depth changes: the place where they are stopped stands for the one
+where they are set free.
 """
 
 from __future__ import annotations

@@ -32,11 +32,13 @@ _LOWEST_MEV = 0.0101
 
 @dataclass(frozen=True)
 class Generations:
-    """``carried`` (G, C): energy that photons of a generation carry in each cone, of the energy released as scatter.
-    ``exponent_cm2_g`` (G, C): inverse of their mean free path. ``kept`` (G, C): the share that they deposit where they
-    interact. ``turned`` (G - 1, C, S): of what photons in a cone hand on, the part that goes on at an angle to their own
-    direction, in the same cones about it. ``again``, ``again_exponent_cm2_g``, ``again_second`` (C,): share, exponent b and fraction m of
-    ``b ((1 - m) + m b r) exp(-b r)`` for what photons scattered twice or more deposit from the point of release on.
+    """What each of G generations carries in C polar cones, of the energy released as scatter.
+
+    ``carried`` (G, C): energy of the photons that fly in a cone. ``exponent_cm2_g`` (G, C): inverse of their mean free path.
+    ``kept`` (G, C): the share that they deposit where they interact. ``turned`` (G - 1, C, S): of what they hand on, the part
+    that goes on at an angle to their own direction, in the same cones about it. ``again``, ``again_exponent_cm2_g``,
+    ``again_second`` (C,): share, exponent b and fraction m of ``b ((1 - m) + m b r) exp(-b r)`` for what photons scattered
+    twice or more deposit, from the point of release on.
     """
 
     carried: FloatArray
@@ -152,7 +154,8 @@ def _turn(direction: FloatArray, cosine: FloatArray, random: np.random.Generator
     sine = np.sqrt(np.maximum(1.0 - cosine**2, 0.0))[:, None]
     turned = first * np.cos(azimuth)[:, None] + second * np.sin(azimuth)[:, None]
     value: FloatArray = direction * cosine[:, None] + turned * sine
-    return value / np.linalg.norm(value, axis=1, keepdims=True)
+    value /= np.linalg.norm(value, axis=1, keepdims=True)
+    return value
 
 
 def _positions(

@@ -111,7 +111,7 @@ def terma(
     density: DensityVolume,
     beam: BeamModel,
     kernels: PointKernels | None = None,
-    sharpen: tuple[float, float] = (0.0, 0.0),
+    sharpen: tuple[float, ...] = (),
     depths: bool = False,
 ) -> Terma:
     """Energy released in every voxel for ``fluence`` x 1 photon/cm2 on the axis at the isocentre plane.
@@ -121,7 +121,7 @@ def terma(
     the coefficients of water, plus what bone, titanium and gold attenuate beyond their electrons. Outside of the
     density's grid there is nothing. The fluence is that of an isotropic point source: per cm2 square to the ray it
     falls with the inverse square of the distance. Off the axis the path counts 1 + softening x radius times.
-    ``sharpen``: shares of the differences to the next voxels, and to the ones after, that edges are steepened by, for a
+    ``sharpen``: shares of the differences to the next voxels, and to the ones after, ..., that edges are steepened by, for a
     transport that blurs those it gets: of the field as of the shadows of lung and bone. The sum stays, voxels just outside
     an edge go below 0. ``depths``: keep the water-equivalent paths.
     """
@@ -170,10 +170,10 @@ def terma(
             kept,
             depth,
         )
-    if sharpen != (0.0, 0.0):
+    if sharpen:
         for volume in (primary, scatter):
             blunt = volume.copy()
-            _kernels_terma.sharpen(blunt, electron, *sharpen, volume)
+            _kernels_terma.sharpen(blunt, electron, np.array(sharpen), volume)
     return Terma(grid, primary, scatter, kept, electron, depth)
 
 

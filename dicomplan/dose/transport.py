@@ -39,9 +39,7 @@ _LAYOUT = {0: (2, 0, 1), 1: (1, 0, 2), 2: (0, 1, 2)}
 _NOTHING = 1e-9  # of the greatest primary energy released per voxel: sixteen mean reaches of electrons away
 
 
-def transport(
-    released: Terma, frame: BeamFrame, cones: ConeSet, stopping: Float32Array | None = None
-) -> Float32Array:
+def transport(released: Terma, frame: BeamFrame, cones: ConeSet, stopping: Float32Array | None = None) -> Float32Array:
     """Carries released energy along every cone: dose to water in Gy per unit fluence, float32 (z, y, x).
 
     ``stopping`` (z, y, x): electron density times how much harder electrons are stopped than those that the cones were made

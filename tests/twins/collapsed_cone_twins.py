@@ -21,7 +21,7 @@ def sample(plane, u, v):
     return total
 
 
-def march(primary, scatter, density, origin, step_m, step_u, step_v, direction, table, step_cm, denser):
+def march(primary, scatter, density, origin, step_m, step_u, step_v, direction, table, step_cm, denser, stopping):
     """Dose of one direction: each line of the lattice on its own, plane by plane, in double precision."""
     planes, rows, width = density.shape
     dose = np.zeros(density.shape)
@@ -37,12 +37,15 @@ def march(primary, scatter, density, origin, step_m, step_u, step_v, direction, 
                 point = origin + m * step_m + u * step_u + v * step_v
                 cosine = float(point @ direction[3:]) / float(np.linalg.norm(point))
                 a, p, b, again, s = (row @ [1.0, cosine, cosine**2] for row in table)
-                thick = max(sample(density[m], u, v) * step_cm, 1e-9)
+                thick = max(sample(density[m], u, v), 1e-6) * step_cm
                 release_p = sample(primary[m], u, v) * p * step_cm
                 release_s = sample(scatter[m], u, v) * s * step_cm
                 # within the voxel: F' = q - a rho F; the second generation is fed with what the first loses
                 above = max(thick / step_cm - denser[0], 0.0)
-                x = a * (1.0 + denser[1] * above / (1.0 + denser[2] * above)) * thick
+                slower = 1.0 + denser[1] * above / (1.0 + denser[2] * above)
+                slower *= 1.0 + min(denser[3] * max(1.0 - thick / step_cm, 0.0), denser[4])
+                slower *= max(sample(stopping[m], u, v), 1e-6) / (thick / step_cm)
+                x = a * slower * thick
                 after = first * math.exp(-x) + release_p * (1.0 - math.exp(-x)) / x
                 deposited = first + release_p - after
                 first = after
@@ -72,13 +75,13 @@ def path_length(density, start, step, source, target, samples=200_000):
     return float(picked.sum() / samples * np.linalg.norm(target - source))
 
 
-def sharpened(released, electron, near, far):
+def sharpened(released, electron, shares):
     """Energy (z, y, x) that steepens the differences per electron: pair by pair, what one voxel takes the other gives.
 
     In proportion to the mean of the two densities, metal's counted as bone's.
     """
     out = released.astype(np.float64)
-    for away, weight in ((1, near), (2, -far)):
+    for away, weight in enumerate(shares, start=1):
         for axis in range(3):
             for index in np.ndindex(released.shape):
                 other = list(index)
