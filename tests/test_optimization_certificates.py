@@ -230,8 +230,13 @@ def test_total_meterset_is_linear_and_part_of_objective_and_bound():
     value, slope = meterset(term, np.array([1.0, 2.0, 6.0]), 3.0)
     assert value == pytest.approx(0.4)
     np.testing.assert_allclose(slope, 0.4 / 9)
+    value, slope = meterset(Meterset(0.4, count=2), np.array([1.0, 2.0, 6.0]), 3.0)
+    assert value == pytest.approx(0.2)
+    np.testing.assert_allclose(slope, [0.4 / 6, 0.4 / 6, 0.0])
     with pytest.raises(ValueError, match="meterset"):
         Meterset(-1.0)
+    with pytest.raises(ValueError, match="0 variables"):
+        Meterset(1.0, count=0)
     _, matrix, _, sets = patient(4)
     free = solve(Dense(matrix), Problem(convex_terms(*sets), LEVEL), settings=EXACT)
     problem = Problem(convex_terms(*sets), LEVEL, meterset=Meterset(20.0, free.fluence_scale))

@@ -15,6 +15,7 @@ from dicomplan.dose.explicit import DenseInfluence
 from dicomplan.dose.influence import FactorisedInfluence
 from dicomplan.dose.volume import DoseVolume
 from dicomplan.events import Cancel, Progress, ProgressCallback
+from dicomplan.optimization.meterset import Meterset
 from dicomplan.optimization.solver import SolverSettings
 from dicomplan.optimization.voxels import VoxelSet
 from dicomplan.plan.derive import Region
@@ -39,6 +40,9 @@ FloatArray = NDArray[np.float64]
 _SETTINGS = SolverSettings(max_iterations=150, relative_change=5e-4)
 _SHIFT = 0.15  # of its dose: segments meet what voxels say of a goal, so what is judged must be told in full
 _TRUST_MM = 10.0  # so far leaves move in one round
+
+METERSET_WEIGHT = 0.1
+"""Of the total meterset where it is optimised, relative to what it was."""
 
 METERSET_MARGIN = 1.002
 """Of the minimum meterset: the least that is optimised, so that printed digits never fall below it."""
@@ -116,6 +120,7 @@ class Rounds:
             start=np.maximum(sequenced - floor, 0.0),
             warm_start=self.found,
             dose_offset_gy=self.difference + self.influence.forward(floor),
+            meterset=Meterset(METERSET_WEIGHT, float(sequenced.mean())),
             effort=None,
             progress=_renamed(self.progress),
             cancel=self.cancel,
@@ -162,6 +167,7 @@ class Rounds:
             _SETTINGS,
             warm_start=Pursuit(begun(step.start, optimised + offset), states, 0),
             dose_offset_gy=offset,
+            meterset=Meterset(METERSET_WEIGHT, float(step.metersets_mu.mean()) / step.unit_mu, step.count),
             most=step.most,
             effort=None,
             progress=_renamed(self.progress),

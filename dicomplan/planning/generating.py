@@ -20,6 +20,7 @@ from dicomplan.beams.limits import violations
 from dicomplan.dose.influence import FactorisedInfluence
 from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
 from dicomplan.machine.model import MachineModel
+from dicomplan.optimization.meterset import Meterset
 from dicomplan.optimization.solver import Problem, SolverSettings, solve
 from dicomplan.optimization.terms import Term
 from dicomplan.optimization.voxels import VoxelSet
@@ -31,6 +32,9 @@ from dicomplan.sequencing.fluence import fluence_error, fluence_of_segments
 from dicomplan.sequencing.pricing import grown
 
 FloatArray = NDArray[np.float64]
+
+METERSET_WEIGHT = 0.001
+"""Of the total meterset relative to what it is, beside mean squares of dose / highest level: 1 % r.m.s. is 10 % of the MU."""
 
 _OPEN_FROM = 0.15  # of a beam's highest fluence: what its first aperture opens
 _TRUST_MM = 10.0
@@ -90,11 +94,13 @@ def generated(
     floor_mu: float,
     progress: ProgressCallback = ignore_progress,
     cancel: Cancel | None = None,
+    meterset_weight: float = METERSET_WEIGHT,
 ) -> tuple[BeamDelivery, ...]:
     """The deliveries with more apertures, up to ``max_segments`` in all, none below ``floor_mu``.
 
     ``wanted_gy`` (voxels,): the dose to come near; ``offset_gy``: what the accurate dose says more than the operator. At most
-    one aperture a beam and round. Raises ValueError for a machine that forbids interdigitation.
+    one aperture a beam and round. ``meterset_weight``: see :data:`METERSET_WEIGHT`.
+    Raises ValueError for a machine that forbids interdigitation.
     """
     cancel = cancel or Cancel()
     terms = tuple(
@@ -108,11 +114,12 @@ def generated(
         for region, voxels in sets.items()
         if voxels is not None
     )
-    problem = Problem(terms, level_gy)
     maps = [beam.beamlets for beam in fine.beams]
     while True:
         step = aperture_fluence(deliveries, maps, machine, _TRUST_MM, floor_mu)
         operator = ApertureDose(fine, step)
+        total = Meterset(meterset_weight, float(step.metersets_mu.mean()) / step.unit_mu, step.count)
+        problem = Problem(terms, level_gy, meterset=total)
         dose = np.asarray(operator.forward(step.start), dtype=np.float64) + offset_gy
         solution = solve(
             operator,

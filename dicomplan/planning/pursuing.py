@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dicomplan.events import Cancel, ProgressCallback
 from dicomplan.optimization.build import build, regions
 from dicomplan.optimization.constraints import Constraint, ConstraintState, missing_share
+from dicomplan.optimization.meterset import Meterset
 from dicomplan.optimization.operator import DoseOperator
 from dicomplan.optimization.smoothing import Smoothing
 from dicomplan.optimization.solver import Solution, SolverSettings, solve
@@ -91,6 +92,7 @@ def pursue(
     settings: SolverSettings,
     *,
     smoothing: Smoothing | None = None,
+    meterset: Meterset | None = None,
     start: FloatArray | None = None,
     warm_start: Pursuit | None = None,
     dose_offset_gy: FloatArray | None = None,
@@ -106,6 +108,7 @@ def pursue(
     :func:`dicomplan.optimization.solver.solve`.
     """
     guide = build(tightened(aims.guide, aims.shifts_gy), sets, scale_gy, smoothing).problem
+    guide = replace(guide, meterset=meterset)
     asked = build(tightened(aims.wishes, aims.shifts_gy), sets, scale_gy)
     listed = [
         Wish(limit, spec.priority + (_AIR_LATER if spec.region.through_air else 0.0), spec.better)
