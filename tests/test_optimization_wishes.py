@@ -71,6 +71,17 @@ def test_a_group_gives_way_by_the_least_share(seed):
     assert dose[rows[1]].max() <= 20.0 * (1.02 * (1 + second) + SLACK)
 
 
+def test_a_later_goal_far_out_of_reach_costs_the_first_group_nothing():
+    """Shares are of a goal's own dose: at 0.5 Gy a share of 100 must not be worth more than the target's coverage."""
+    matrix, guide = case(5)
+    target, organ, _ = sets()
+    wishes = [Wish(Constraint("lower", target, 55.0), 1), Wish(Constraint("mean_upper", organ, 0.5), 2)]
+    found = fulfilled(matrix, guide, wishes, effort=2.0)
+    first = least_share(matrix, [], [(-1, target.indices, 55.0)])
+    assert found.shares[0] == pytest.approx(first, abs=0.01)
+    assert (matrix @ found.solution.fluence)[target.indices].min() >= 55.0 * (1.0 - first - SLACK) * 0.99
+
+
 def test_swapping_two_groups_swaps_what_is_reached():
     matrix, guide = case(7)
     target, organ, _ = sets()

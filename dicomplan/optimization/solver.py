@@ -31,7 +31,7 @@ StopReason = Literal["converged", "iteration limit", "no descent", "asked to end
 
 _MOST_ROUNDS = 100  # a round that makes no step must not be repeated for ever
 _FIRST_STEP = 0.1  # of the fluence's norm: how far the first step of L-BFGS-B goes
-_SHARE_STEP = 0.1  # likewise of the share by which limits give way
+_SHARE_STEP = 0.1  # likewise of the share by which limits give way, of the dose that there is
 _KEPT_PENALTY = 400.0  # of what an earlier search hands on
 _LEAST_SIZE = 0.03  # of the median beamlet: one that hardly reaches anything is not scaled up further
 
@@ -374,7 +374,7 @@ class _Work:
         self.focus.begin(self.iterations)
 
         count = len(fluence)
-        units = np.concatenate([unit * self.relative, np.full(len(self.shares), _SHARE_STEP)])
+        units = np.concatenate([unit * self.relative, self.share_units()])
 
         def merit(variables: FloatArray) -> tuple[float, FloatArray]:
             nonlocal dose
@@ -449,8 +449,15 @@ class _Work:
         self.give_way(inside[count:])
         return cast(FloatArray, np.maximum(inside[:count], 0.0)), stopped
 
+    def share_units(self) -> FloatArray:
+        """(gives,) of the variables that are shares: a part of the dose that there is to begin with."""
+        return np.array([_SHARE_STEP * (1.0 + max(0.0, one.start)) for one in self.problem.gives])
+
     def bounds(self, units: FloatArray) -> list[tuple[float, float]]:
         """Of the scaled variables: fluence (in ``units``), then the shares that limits give."""
         most = np.full(len(units), np.inf) if self.most is None else np.asarray(self.most, dtype=np.float64) / units
-        gives = [(one.least / _SHARE_STEP, one.most / _SHARE_STEP) for one in self.problem.gives]
+        gives = [
+            (one.least / step, one.most / step)
+            for one, step in zip(self.problem.gives, self.share_units().tolist(), strict=True)
+        ]
         return [*((0.0, one) for one in most.tolist()), *gives]

@@ -42,6 +42,9 @@ LATER_PRICE = 0.7
 
 _LINGERING = 0.03  # of its price: what holds a wish where it is while it is another's turn
 
+_FURTHER = 3.0  # times the dose (or limit) that there is: no search goes further
+_WORSE = 0.05  # so much may the first group lose by a beginning with all goals at once: its turn brings it back
+
 _TOGETHER_ITERATIONS = 200
 _MOST_ROUND = 50  # iterations before multipliers move: they matter more than the last bit of descent between
 _SERVE_ITERATIONS = 120
@@ -85,6 +88,16 @@ class _Way:
     least: float = 0.0
     most: float = np.inf
     start: float = 0.0
+
+
+def _way(which: tuple[int, ...], missing: float, price: float = _PRICE) -> _Way:
+    """Wishes that give way together, from what is missing.
+
+    Its price is for a share of the dose that there is, not of a limit far below it: a goal far out of reach is no dearer for
+    it than one that is near, or nothing that is held would stand against it.
+    """
+    start = max(0.0, missing)
+    return _Way(which, price / (1.0 + start), start=start, most=_FURTHER * (1.0 + start))
 
 
 @dataclass
@@ -165,9 +178,16 @@ class _List:
     def together(self) -> list[_Way]:
         """Every wish giving way for itself, a later group's at a lower price."""
         return [
-            _Way((k,), _PRICE * LATER_PRICE ** (one.group - 1), start=max(0.0, self.missing(k)))
-            for k, one in enumerate(self.wishes)
+            _way((k,), self.missing(k), _PRICE * LATER_PRICE ** (one.group - 1)) for k, one in enumerate(self.wishes)
         ]
+
+    def begin(self, first: Sequence[int]) -> None:
+        """All wishes at once; taken back where the ``first`` group is the worse for it."""
+        before = self.solution, list(self.states)
+        worst = max(0.0, *(self.missing(k) for k in first))
+        self.reach((), self.together(), _TOGETHER_ITERATIONS, "all goals")
+        if max(self.missing(k) for k in first) > worst + _WORSE:
+            self.solution, self.states = before
 
     def lingering(self, others: Sequence[int], held: Sequence[int]) -> list[_Way]:
         """What else has been reached, at a price that moves no wish whose turn it is: without it, it would be let go.
@@ -179,8 +199,8 @@ class _List:
             missing, done = self.missing(k), k in held
             if done and (self.shares[k] != 0.0 or not self.wishes[k].better or missing >= -_MET):
                 continue
-            price = _LINGERING * _PRICE * LATER_PRICE ** (self.wishes[k].group - 1)
-            ways.append(_Way((k,), price, min(missing, 0.0), 0.0 if done else np.inf, missing))
+            way = _way((k,), missing, _LINGERING * _PRICE * LATER_PRICE ** (self.wishes[k].group - 1))
+            ways.append(replace(way, least=min(missing, 0.0), start=missing, most=0.0 if done else way.most))
         return ways
 
     def missing(self, k: int) -> float:
@@ -215,7 +235,7 @@ def fulfil(
     work = _List(operator, guide, wishes, dose_offset_gy, most, progress, cancel, effort, slack, start, states)
     order = sorted(range(len(wishes)), key=lambda k: wishes[k].group)
     if len(states) <= work.hard and not cancel.finishing:
-        work.reach((), work.together(), _TOGETHER_ITERATIONS, "all goals")
+        work.begin([k for k in order if wishes[k].group == wishes[order[0]].group])
     held: list[int] = []
     for number, members in groupby(order, key=lambda k: wishes[k].group):
         if cancel.finishing:
@@ -225,14 +245,15 @@ def fulfil(
         worst = max(0.0, *(work.missing(k) for k in group))
         each: tuple[float, ...] = (0.0,) * len(group)
         if worst > _MET:
-            way = _Way(group, start=worst)
+            way = _way(group, worst)
             share = work.reach(held, [way, *others], _GROUP_ITERATIONS, f"group {number:g}")[0]
             each = (share,) * len(group)
             if share > _MET and len(group) > 1:
-                ways = [_Way((k,), most=share + slack, start=min(max(0.0, work.missing(k)), share)) for k in group]
+                own = [min(max(0.0, work.missing(k)), share) for k in group]
+                ways = [replace(_way((k,), one), most=share + slack) for k, one in zip(group, own, strict=True)]
                 each = work.reach(held, [*ways, *others], _GROUP_ITERATIONS, f"group {number:g}, each")[: len(group)]
-        for k, own in zip(group, each, strict=True):
-            work.shares[k] = own
+        for k, given in zip(group, each, strict=True):
+            work.shares[k] = given
         held += group
     for k in order:
         if cancel.finishing:
