@@ -190,6 +190,19 @@ def test_without_a_wish_nothing_is_scaled(study: Path, tmp_path: Path) -> None:
     assert planned.document["structures"]["PTV_5000"]["final"]["Dmean_gy"] == pytest.approx(50.0, rel=0.06)
 
 
+def test_a_hot_spot_is_warned_of_though_no_goal_forbids_it(study: Path, tmp_path: Path) -> None:
+    """One beam: what lies before the target gets far more than the prescription; four beams share it."""
+    said = {}
+    for name, fields in (("one", ONE_BEAM), ("four", ", ".join(f"{{gantry: {angle}}}" for angle in (0, 90, 180, 270)))):
+        (tmp_path / name).mkdir()
+        document = plan(tmp_path / name, template(fields=fields), study=study).document
+        hottest = document["structures"]["BODY"]["final"]["D0.03cc_gy"]
+        said[name] = [one["message"] for one in document["warnings"] if "hot spot" in one["message"]]
+        assert bool(said[name]) == (hottest > 1.15 * 50.0)
+    assert said["one"]
+    assert not said["four"]
+
+
 # Machines
 
 

@@ -28,6 +28,8 @@ from dicomplan.planning.robustness import ShiftedValues
 from dicomplan.workflow.plan_values import Result
 
 _LIBRARIES = ("numpy", "scipy", "numba", "pydicom", "rt-utils", "contourpy")
+_HOT_SPOT, _HOT_SPOT_CC = 1.15, 0.03
+"""A dose beyond this part of the highest level in so many cc of BODY is worth a warning, whatever the goals allow."""
 _MOST_MU_PER_PRESCRIPTION = 5.0
 """Metersets beyond so many times those of an open field are worth a warning: much modulation, much leakage."""
 
@@ -311,6 +313,16 @@ def _plan_findings(result: Result, samples: PlanSamples, total_mu: float) -> lis
                 "warning",
                 f"{total_mu:.0f} MU a fraction are more than {_MOST_MU_PER_PRESCRIPTION:g} times the "
                 f"{open_field:.0f} MU of an open field: leakage counts",
+            )
+        )
+    body = samples.final.get(BODY)
+    hottest = 0.0 if body is None or body.volume_cc <= 0 else body.hottest_gy(_HOT_SPOT_CC)
+    if body is not None and hottest > _HOT_SPOT * resolved.highest_level_gy:
+        found.append(
+            Finding(
+                "warning",
+                f"hot spot: {_HOT_SPOT_CC:g} cc of {BODY} receive {hottest:.1f} Gy or more, "
+                f"{100.0 * hottest / resolved.highest_level_gy:.0f} % of the highest level",
             )
         )
     if result.shifted is not None:
