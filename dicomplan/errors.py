@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 
 class DicomplanError(Exception):
@@ -49,10 +50,10 @@ class InputError(DicomplanError):
     exit_code = 3
 
 
-class TemplateError(DicomplanError):
-    """A template, or a structure that it needs, was refused (exit code 4).
+class FileRefusedError(DicomplanError):
+    """A file written by hand was refused (exit code 4).
 
-    ``problems`` lists every problem found in one reading, each an error with its own line.
+    ``problems`` lists every problem found in one reading, each an error of the same kind with its own file and line.
     """
 
     exit_code = 4
@@ -65,32 +66,18 @@ class TemplateError(DicomplanError):
         tag: str | None = None,
         line: int | None = None,
         hint: str | None = None,
-        problems: tuple[TemplateError, ...] = (),
+        problems: tuple[Self, ...] = (),
     ) -> None:
         super().__init__(message, file=file, tag=tag, line=line, hint=hint)
         self.problems = problems
 
 
-class MachineError(DicomplanError):
-    """A machine file was refused (exit code 4).
+class TemplateError(FileRefusedError):
+    """A template, or a structure that it needs, was refused (exit code 4)."""
 
-    ``problems`` lists every problem found in one reading, each an error with its own file and line.
-    """
 
-    exit_code = 4
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        file: str | Path | None = None,
-        tag: str | None = None,
-        line: int | None = None,
-        hint: str | None = None,
-        problems: tuple[MachineError, ...] = (),
-    ) -> None:
-        super().__init__(message, file=file, tag=tag, line=line, hint=hint)
-        self.problems = problems
+class MachineError(FileRefusedError):
+    """A machine file was refused (exit code 4)."""
 
 
 class NotDeliverableError(DicomplanError):

@@ -19,8 +19,9 @@ from dicomplan.geometry.grid import VoxelGrid
 from dicomplan.images.volumes import write_volume
 from dicomplan.patient.case import CTVolume, PatientCase
 from dicomplan.patient.coverage import coverage_on_grid, rasterize
-from dicomplan.workflow.convert import StudyRequest, run_convert
+from dicomplan.workflow.convert import run_convert
 from dicomplan.workflow.convert_masks import run_from_masks
+from dicomplan.workflow.study_request import StudyRequest
 
 Capture = pytest.CaptureFixture[str]
 # Non-square pixels whose edges have more digits than contours are printed with.

@@ -12,7 +12,7 @@ from dicomplan.optimization.build import build, regions
 from dicomplan.optimization.solver import Problem
 from dicomplan.optimization.terms import add_term
 from dicomplan.optimization.voxels import VoxelSet
-from dicomplan.plan.derive import HIGHER_LEVEL_MARGIN_MM, Region, derive, reweighted, tightened
+from dicomplan.plan.derive import HIGHER_LEVEL_MARGIN_MM, Region, derive, tightened
 from dicomplan.plan.library import load_template
 from dicomplan.plan.parse import parse_template
 
@@ -224,14 +224,9 @@ def test_a_goal_in_one_form_says_what_the_goal_says(metric, operator, seed):
     assert met == (weights[beyond].sum() <= constraint.volume * (1 + 1e-9))
 
 
-def test_weights_can_be_raised_and_limits_tightened_between_rounds():
+def test_limits_can_be_tightened_between_rounds():
     specs = derive(neck())
     goals = [spec.goal for spec in specs if spec.goal is not None and not spec.hard]
-    raised = reweighted(specs, {goals[0]: 3.0, goals[-1]: 5.0})
-    for before, after in zip(specs, raised, strict=True):
-        factor = {goals[0]: 3.0, goals[-1]: 5.0}.get(before.goal, 1.0)
-        assert after.weight == before.weight * factor
-        assert after.region == before.region
     cord = next(spec.goal for spec in specs if spec.hard)
     closer = tightened(specs, {cord: 0.7, goals[0]: 0.5})
     changed = [(a, b) for a, b in zip(specs, closer, strict=True) if a != b]

@@ -12,8 +12,8 @@ from plan_helpers import template
 from scipy.sparse import load_npz
 
 from dicomplan.cli.main import main
-from dicomplan.workflow.convert import StudyRequest
 from dicomplan.workflow.influence import InfluenceOutcome, InfluenceRequest, run_influence
+from dicomplan.workflow.study_request import StudyRequest
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dicomplan.cli.inspect import columns, common_folder, findings_text
 from dicomplan.cli.options import Commands, existing_paths
 from dicomplan.cli.session import Session, printable
-from dicomplan.cli.study_options import add_choices
+from dicomplan.cli.study_options import add_choices, study_choices
 from dicomplan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,17 +47,10 @@ def run(options: argparse.Namespace, session: Session) -> int:
             raise UsageError("--format, --masks and --structure-set do not go with --from-masks")
         (masks,) = existing_paths([options.from_masks])
     with session.long_work() as progress:
-        from dicomplan.dicom.files import MAX_STUDY_BYTES
-        from dicomplan.workflow.convert import StudyRequest, run_convert
+        from dicomplan.workflow.convert import run_convert
+        from dicomplan.workflow.study_request import StudyRequest
 
-        request = StudyRequest(
-            study=study,
-            structure_set=options.structure_set,
-            series=options.series,
-            patient_position=options.patient_position,
-            repair=options.repair,
-            max_study_size=options.max_study_size or MAX_STUDY_BYTES,
-        )
+        request = StudyRequest(**study_choices(options))
         if masks is not None:
             from dicomplan.workflow.convert_masks import run_from_masks
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dicomplan.cli.inspect import columns, common_folder, findings_text
 from dicomplan.cli.options import Commands, existing_paths
 from dicomplan.cli.session import Session, printable
-from dicomplan.cli.study_options import add_study_options
+from dicomplan.cli.study_options import add_bridge, add_study_options, study_choices
 from dicomplan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ def add(commands: Commands) -> None:
     """Add the command ``dose`` to the command line."""
     parser = commands.add("dose", "calculate the dose of an existing plan from its control points", run)
     add_study_options(parser)
-    parser.add_argument(
-        "--bridge", action="store_true", help="fill CT slices that a ROI leaves out between its contours, by shape"
-    )
+    add_bridge(parser)
     parser.add_argument(
         "--plan", metavar="RP", help="the RTPLAN: a file, or UID, label or file name of one of the study"
     )
@@ -67,11 +65,10 @@ def run(options: argparse.Namespace, session: Session) -> int:
         if not Path(options.plan).is_file():
             raise UsageError("is no file", file=options.plan)
     with session.long_work() as progress:
-        from dicomplan.dicom.files import MAX_STUDY_BYTES
         from dicomplan.workflow.dose import DoseRequest, run_dose
 
         request = DoseRequest(
-            study=study,
+            **study_choices(options),
             output=Path(options.output),
             plan=options.plan,
             machine=options.machine,
@@ -80,12 +77,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
             grid_mm=None if options.grid == _CT else options.grid,
             overwrite=options.overwrite,
             identify=options.identify,
-            structure_set=options.structure_set,
-            series=options.series,
-            patient_position=options.patient_position,
-            repair=options.repair,
             bridge=options.bridge,
-            max_study_size=options.max_study_size or MAX_STUDY_BYTES,
         )
         outcome = run_dose(request, progress, session.cancel)
     told = [finding for finding in outcome.findings if finding.severity != "info"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dicomplan.cli.inspect import columns, common_folder, findings_text
 from dicomplan.cli.options import Commands, existing_paths
 from dicomplan.cli.session import Session, printable
-from dicomplan.cli.study_options import add_study_options
+from dicomplan.cli.study_options import add_bridge, add_study_options, study_choices
 
 if TYPE_CHECKING:
     from dicomplan.workflow.evaluate import EvaluateOutcome
@@ -26,9 +26,7 @@ def add(commands: Commands) -> None:
     """Add the command ``evaluate`` to the command line."""
     parser = commands.add("evaluate", "DVH, metrics and goals of doses that are already there", run)
     add_study_options(parser)
-    parser.add_argument(
-        "--bridge", action="store_true", help="fill CT slices that a ROI leaves out between its contours, by shape"
-    )
+    add_bridge(parser)
     parser.add_argument(
         "--dose",
         action="append",
@@ -53,22 +51,16 @@ def run(options: argparse.Namespace, session: Session) -> int:
     study = existing_paths(options.study)
     doses = existing_paths(options.dose)
     with session.long_work() as progress:
-        from dicomplan.dicom.files import MAX_STUDY_BYTES
         from dicomplan.workflow.evaluate import EvaluateRequest, run_evaluate
 
         request = EvaluateRequest(
-            study=study,
+            **study_choices(options),
             doses=doses,
             template=options.template,
             output=None if options.output is None else Path(options.output),
             overwrite=options.overwrite,
             identify=options.identify,
-            structure_set=options.structure_set,
-            series=options.series,
-            patient_position=options.patient_position,
-            repair=options.repair,
             bridge=options.bridge,
-            max_study_size=options.max_study_size or MAX_STUDY_BYTES,
         )
         outcome = run_evaluate(request, progress, session.cancel)
     told = [finding for finding in outcome.document["findings"] if finding["severity"] != "info"]

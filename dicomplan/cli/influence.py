@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dicomplan.cli.options import Commands, existing_paths
+from dicomplan.cli.options import Commands
 from dicomplan.cli.session import Session, printable
-from dicomplan.cli.study_options import add_study_options
+from dicomplan.cli.study_options import add_study_options, study_choices
 
 if TYPE_CHECKING:
     from dicomplan.workflow.influence import InfluenceOutcome
@@ -52,21 +52,12 @@ def cutoff_mm(text: str) -> float:
 
 def run(options: argparse.Namespace, session: Session) -> int:
     """Write the matrix and print what it is."""
-    study = existing_paths(options.study)
     with session.long_work() as progress:
-        from dicomplan.dicom.files import MAX_STUDY_BYTES
-        from dicomplan.workflow.convert import StudyRequest
         from dicomplan.workflow.influence import InfluenceRequest, run_influence
+        from dicomplan.workflow.study_request import StudyRequest
 
         request = InfluenceRequest(
-            study=StudyRequest(
-                study=study,
-                structure_set=options.structure_set,
-                series=options.series,
-                patient_position=options.patient_position,
-                repair=options.repair,
-                max_study_size=options.max_study_size or MAX_STUDY_BYTES,
-            ),
+            study=StudyRequest(**study_choices(options)),
             template=options.template,
             output=Path(options.output),
             file_format=options.format,

@@ -13,7 +13,7 @@ from typing import Any
 
 from dicomplan.cli.options import Commands, existing_paths
 from dicomplan.cli.session import Session, printable
-from dicomplan.cli.study_options import add_study_options
+from dicomplan.cli.study_options import add_study_options, study_choices
 
 _MARKS = {"error": "ERROR", "warning": "warning", "info": "note"}
 _LONG_NAME = 28
@@ -31,18 +31,10 @@ def run(options: argparse.Namespace, session: Session) -> int:
     """Look at the study and print what was found; exit code 0 also for a study that ``plan`` must refuse."""
     study = existing_paths(options.study)
     with session.long_work() as progress:
-        from dicomplan.dicom.files import MAX_STUDY_BYTES
-        from dicomplan.workflow.inspect import InspectRequest, run_inspect
+        from dicomplan.workflow.inspect import run_inspect
+        from dicomplan.workflow.study_request import StudyRequest
 
-        request = InspectRequest(
-            study=study,
-            structure_set=options.structure_set,
-            series=options.series,
-            patient_position=options.patient_position,
-            repair=options.repair,
-            max_study_size=options.max_study_size or MAX_STUDY_BYTES,
-        )
-        document = run_inspect(request, progress, session.cancel)
+        document = run_inspect(StudyRequest(**study_choices(options)), progress, session.cancel)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     session.result(study_text(document, common_folder(study), width), document)
     return 0

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicomplan.cli.durations import duration_s
-from dicomplan.cli.options import Commands, existing_paths
+from dicomplan.cli.options import Commands
 from dicomplan.cli.session import Session, printable, table
-from dicomplan.cli.study_options import add_study_options
+from dicomplan.cli.study_options import add_bridge, add_study_options, study_choices
 
 if TYPE_CHECKING:
     from dicomplan.workflow.plan import PlanOutcome
@@ -35,9 +35,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--identify", action="store_true", help="let log, plan.json and report name the patient and the input files"
     )
-    parser.add_argument(
-        "--bridge", action="store_true", help="fill CT slices that a ROI leaves out between its contours, by shape"
-    )
+    add_bridge(parser)
     parser.add_argument(
         "--time-limit",
         type=duration_s,
@@ -54,24 +52,17 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace, session: Session) -> int:
     """Plan the study and print the outcome; the exit code is the plan's."""
-    study = existing_paths(options.study)
     with session.long_work() as progress:
-        from dicomplan.dicom.files import MAX_STUDY_BYTES
         from dicomplan.workflow.plan import PlanRequest, run_plan
 
         request = PlanRequest(
-            study=study,
+            **study_choices(options),
             template=options.template,
             output=Path(options.output),
             beam_doses=options.beam_doses,
             overwrite=options.overwrite,
             identify=options.identify,
-            structure_set=options.structure_set,
-            series=options.series,
-            patient_position=options.patient_position,
-            repair=options.repair,
             bridge=options.bridge,
-            max_study_size=options.max_study_size or MAX_STUDY_BYTES,
             time_limit_s=options.time_limit,
             explore=options.explore,
         )

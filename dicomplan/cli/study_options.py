@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import Any
 
-from dicomplan.cli.options import Parser
+from dicomplan.cli.options import Parser, existing_paths
 
 POSITIONS = ("HFS", "HFP", "FFS", "FFP", "HFDR", "HFDL", "FFDR", "FFDL")
 """Patient positions, DICOM PS3.3 C.7.3.1.1.2."""
@@ -33,6 +34,28 @@ def add_choices(parser: Parser) -> None:
         metavar="SIZE",
         help="refuse a larger study before its pixels are read: a number in GB, or with kB, MB, GB (default: 20 GB)",
     )
+
+
+def add_bridge(parser: Parser) -> None:
+    """Add the option ``--bridge``."""
+    parser.add_argument(
+        "--bridge", action="store_true", help="fill CT slices that a ROI leaves out between its contours, by shape"
+    )
+
+
+def study_choices(options: argparse.Namespace) -> dict[str, Any]:
+    """STUDY and what :func:`add_choices` added, as the fields of a :class:`dicomplan.workflow.study_request.StudyRequest`.
+
+    Raises UsageError for a path that is not there.
+    """
+    chosen = {
+        "study": existing_paths(options.study),
+        "structure_set": options.structure_set,
+        "series": options.series,
+        "patient_position": options.patient_position,
+        "repair": options.repair,
+    }
+    return chosen if options.max_study_size is None else chosen | {"max_study_size": options.max_study_size}
 
 
 def study_size(text: str) -> int:

@@ -12,46 +12,24 @@ from dicomplan.jobs.accepting import ChangedError, copy_input
 from dicomplan.jobs.contents import Content
 from dicomplan.jobs.durable import remove
 from dicomplan.jobs.first_seen import elapsed_s
-from dicomplan.jobs.health import Gauges
 from dicomplan.jobs.inbox import Inbox
-from dicomplan.jobs.places import Places
 from dicomplan.jobs.readiness import Present, Ready, Refused, decide
 from dicomplan.jobs.rules import Rule
-from dicomplan.jobs.service_log import ServiceLog
-from dicomplan.jobs.settings import Settings
-from dicomplan.jobs.store import JobStore
-from dicomplan.jobs.trouble import Troubles
+from dicomplan.jobs.service_part import ServicePart, Shared
 from dicomplan.jobs.values import ACTIVE, Job, JobFile, NewJob, job_id, job_key
 
 
-class Intake:
+class Intake(ServicePart):
     """Makes jobs, and refusals, of what lies in an inbox. ``known``: hashes of files that are inputs of jobs already."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: JobStore,
-        log: ServiceLog,
-        gauges: Gauges,
-        inbox: Inbox,
-        troubles: Troubles,
-        places: Places,
-        owner: str,
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self._log = log
-        self._gauges = gauges
+    def __init__(self, shared: Shared, inbox: Inbox) -> None:
+        super().__init__(shared)
         self._inbox = inbox
-        self._troubles = troubles
-        self._places = places
-        self._owner = owner
-        self._outbox = str(settings.outbox)
         self.known: set[str] = set()
-        self._stamp: tuple[int, int] | None = None
-        now, now_s = settings.moment(), time.monotonic()
+        now, now_s = self._settings.moment(), time.monotonic()
         inbox.first_seen_s = {
-            sha256: now_s - elapsed_s(then, now) for sha256, then in store.first_seen(str(settings.inbox)).items()
+            sha256: now_s - elapsed_s(then, now)
+            for sha256, then in self._store.first_seen(str(self._settings.inbox)).items()
         }
 
     def _refresh(self) -> None:

@@ -6,14 +6,10 @@ from pathlib import Path
 
 from dicomplan.jobs import delivering
 from dicomplan.jobs.durable import remove
-from dicomplan.jobs.health import Gauges
 from dicomplan.jobs.owner import is_alive
-from dicomplan.jobs.places import Places
 from dicomplan.jobs.pool import Ended, Pool
-from dicomplan.jobs.service_log import ServiceLog
-from dicomplan.jobs.settings import Settings
-from dicomplan.jobs.store import JobStore
-from dicomplan.jobs.trouble import PAUSE_S, Troubles
+from dicomplan.jobs.service_part import ServicePart, Shared
+from dicomplan.jobs.trouble import PAUSE_S
 from dicomplan.jobs.worker import EXIT_NO_PLACE
 
 LEASE_S = 60.0
@@ -22,30 +18,14 @@ MOST_BACK_OFF_S = 3600.0
 """Longest wait between two tries."""
 
 
-class Runner:
+class Runner(ServicePart):
     """Runs the jobs of a store, each exactly once, and puts their results in their place."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: JobStore,
-        log: ServiceLog,
-        gauges: Gauges,
-        troubles: Troubles,
-        places: Places,
-        owner: str,
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self._log = log
-        self._gauges = gauges
-        self._troubles = troubles
-        self._places = places
-        self._owner = owner
-        self._outbox = str(settings.outbox)
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        settings = shared.settings
         self.pool = Pool(settings.workers, settings.threads, settings.memory_bytes, settings.timeout_s, settings.worker)
         self._ended: list[Ended] = []
-        self._stamp: tuple[int, int] | None = None
         self._next_renewal_s = 0.0
 
     def start(self) -> None:

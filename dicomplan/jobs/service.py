@@ -23,6 +23,7 @@ from dicomplan.jobs.places import Places
 from dicomplan.jobs.retention import apply_retention
 from dicomplan.jobs.running import Runner
 from dicomplan.jobs.service_log import ServiceLog
+from dicomplan.jobs.service_part import Shared
 from dicomplan.jobs.settings import Settings
 from dicomplan.jobs.store import JobStore
 from dicomplan.jobs.trouble import UNLISTED, UNMOVED, Troubles
@@ -46,12 +47,12 @@ class Service:
         self._log = log
         self._lock = lock
         self._keep_input = settings.keep_input or not lock.writable
-        owner = this_owner()
         self.troubles = Troubles(self.gauges.trouble, log)
         self.places = Places(settings, self.troubles)
         self.inbox = Inbox(settings.inbox, settings.waits.quiet_s)
-        self.intake = Intake(settings, store, log, self.gauges, self.inbox, self.troubles, self.places, owner)
-        self.runner = Runner(settings, store, log, self.gauges, self.troubles, self.places, owner)
+        shared = Shared(settings, store, log, self.gauges, self.troubles, self.places, this_owner())
+        self.intake = Intake(shared, self.inbox)
+        self.runner = Runner(shared)
         self._sender = Sender(settings, store, log, self.gauges)
         self._wake = threading.Event()
         self._stopping = threading.Event()

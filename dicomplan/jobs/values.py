@@ -70,30 +70,14 @@ class NewJob:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Job:
+@dataclass(frozen=True, kw_only=True)
+class Job(NewJob):
     """A job as the store holds it. Times are seconds since 1970; ``owner`` holds the lease of a running job."""
 
-    id: str
-    key: str
-    generation: int
-    config: str
-    inbox: str
-    outbox: str
-    template: str
-    version: str
-    received_s: int
-    structure_set_uid: str
-    series_uid: str
-    memory_bytes: int
-    disk_bytes: int
-    follows: str | None
     superseded_by: str | None
-    state: State
     plan_status: str | None
     exit_code: int | None
     attempts: int
-    error: str | None
     owner: str | None
     lease_until_s: float
     not_before_s: float

@@ -207,16 +207,6 @@ def withstanding(specs: Sequence[ObjectiveSpec], robust: Robustness | None) -> t
     return tuple(found)
 
 
-def reweighted(specs: Sequence[ObjectiveSpec], factors: Mapping[StructureGoal, float]) -> tuple[ObjectiveSpec, ...]:
-    """The specifications with the weight of each goal's term multiplied by its factor (goals not named keep theirs)."""
-    return tuple(
-        replace(spec, weight=spec.weight * factors[spec.goal])
-        if spec.goal is not None and not spec.hard and spec.goal in factors
-        else spec
-        for spec in specs
-    )
-
-
 def tightened(specs: Sequence[ObjectiveSpec], shifts_gy: Mapping[StructureGoal, float]) -> tuple[ObjectiveSpec, ...]:
     """The specifications with the dose that a goal or constraint aims at moved by so many Gy to the strict side."""
     return tuple(

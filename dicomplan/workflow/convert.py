@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan import __version__
-from dicomplan.dicom.ct_geometry import SeriesGeometry, series_geometry
+from dicomplan.dicom.ct_geometry import SeriesGeometry
 from dicomplan.dicom.ct_pixels import read_volume
-from dicomplan.dicom.files import MAX_STUDY_BYTES, DicomObject, Scan, left_alone, pydicom_silenced, scan_study
+from dicomplan.dicom.files import DicomObject, Scan, left_alone, pydicom_silenced
 from dicomplan.dicom.read_dose import dose_of, dose_units, relative_dose_of
 from dicomplan.dicom.read_structures import read_structures, reference_findings
-from dicomplan.dicom.select import Series, ct_series, select
-from dicomplan.errors import InputError, UsageError
+from dicomplan.errors import InputError
 from dicomplan.events import Cancel, Finding, Progress, ProgressCallback, ignore_progress
-from dicomplan.geometry.frames import PATIENT_POSITIONS
 from dicomplan.geometry.grid import VoxelGrid
 from dicomplan.images.outlines import INSIDE
 from dicomplan.images.volumes import SUFFIXES, ImageFormat, require, write_volume
@@ -30,6 +28,7 @@ from dicomplan.patient.case import Structure
 from dicomplan.patient.coverage import coverage_on_grid, geometry_findings, rasterize
 from dicomplan.workflow.documents import as_finding, finding_documents, grid_document, sorted_findings
 from dicomplan.workflow.output import OutputFolder
+from dicomplan.workflow.study_request import StudyRequest, chosen_ct
 
 Masks = Literal["fractional", "binary"]
 INDEX = "index.json"
@@ -38,32 +37,11 @@ _LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
-class StudyRequest:
-    """Which study (folders, files, zips), and the options that choose in it."""
-
-    study: tuple[Path, ...]
-    structure_set: str | None = None
-    series: str | None = None
-    patient_position: str | None = None
-    repair: bool = False
-    max_study_size: int = MAX_STUDY_BYTES
-
-
-@dataclass(frozen=True)
 class ConvertOutcome:
     """Where the result lies, its index (the document for ``--json``), and all findings, errors first."""
 
     output: Path
     document: dict[str, Any]
-    findings: tuple[Finding, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class ChosenCT:
-    """The CT series that was chosen (None: no CT), its geometry, the structure set on it (or None), and findings."""
-
-    geometry: SeriesGeometry | None
-    structure_set: DicomObject | None
     findings: tuple[Finding, ...]
 
 
@@ -115,7 +93,7 @@ def run_convert(
     cancel = cancel or Cancel()
     require(image_format)
     destination = OutputFolder(output, overwrite=overwrite, inputs=request.study)
-    scan = checked_scan(request, progress)
+    scan = request.sound_scan(progress)
     chosen = chosen_ct(scan, request)
     if chosen.geometry is None and not scan.of_modality("RTDOSE"):
         raise InputError("neither CT nor dose found: nothing to convert", tag="Modality (0008,0060)")
@@ -151,53 +129,6 @@ def write_index(folder: Path, document: dict[str, Any]) -> None:
     """Write ``index.json``."""
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
     (folder / INDEX).write_text(f"{text}\n", encoding="utf-8")
-
-
-def checked_scan(request: StudyRequest, progress: ProgressCallback) -> Scan:
-    """The study's objects. Raises InputError for a damaged or ambiguous one, UsageError for an unknown position."""
-    if request.patient_position is not None and request.patient_position not in PATIENT_POSITIONS:
-        raise UsageError(f"patient position '{request.patient_position}' is not one of {', '.join(PATIENT_POSITIONS)}")
-    scan = scan_study(request.study, progress, max_study_size=request.max_study_size)
-    if scan.refusals:
-        raise scan.refusals[0]
-    return scan
-
-
-def chosen_ct(scan: Scan, request: StudyRequest, *, with_structures: bool = True) -> ChosenCT:
-    """The CT series and, if ``with_structures`` and there are any, the structure set on it.
-
-    What forbids only planning becomes a warning. Raises InputError for several candidates and a CT that is no regular
-    grid, UsageError for a choice that is not there.
-    """
-    series, findings = ct_series(scan)
-    sets = scan.of_modality("RTSTRUCT") if with_structures else ()
-    item: DicomObject | None = None
-    if series and sets:
-        selection = select(scan, structure_set=request.structure_set, series=request.series, repair=request.repair)
-        chosen, item, findings = selection.series, selection.structure_set, selection.findings
-    else:
-        if request.structure_set is not None and with_structures:
-            raise UsageError(f"no structure set is '{request.structure_set}' on a CT of this study")
-        if not series:
-            if request.series is not None:
-                raise UsageError(f"no CT series is '{request.series}'")
-            more = [Finding("warning", "no CT: structures are not converted")] if sets else []
-            return ChosenCT(None, None, (*findings, *more))
-        chosen = _only_series(series, request.series)
-    geometry = series_geometry(chosen.objects, request.patient_position, repair=request.repair)
-    warnings = [as_finding(refusal, "warning") for refusal in geometry.refusals]
-    return ChosenCT(geometry, item, (*findings, *geometry.findings, *warnings))
-
-
-def _only_series(all_series: Sequence[Series], wanted: str | None) -> Series:
-    if wanted is not None:
-        all_series = [item for item in all_series if wanted in (item.uid, item.text("SeriesDescription"))]
-        if not all_series:
-            raise UsageError(f"no CT series is '{wanted}'", hint="give its UID or its description")
-    if len(all_series) > 1:
-        listed = "; ".join(item.label for item in all_series)
-        raise InputError(f"{len(all_series)} CT series could be meant: {listed}", hint="choose one with --series")
-    return all_series[0]
 
 
 def _write_masks(

@@ -27,9 +27,10 @@ from dicomplan.images.outlines import INSIDE, mask_contours
 from dicomplan.images.volumes import READ_SUFFIXES, read_grid, read_volume, volume_suffix
 from dicomplan.patient.case import Structure
 from dicomplan.patient.names import guess_tg263
-from dicomplan.workflow.convert import INDEX, ConvertOutcome, StudyRequest, checked_scan, chosen_ct, write_index
+from dicomplan.workflow.convert import INDEX, ConvertOutcome, write_index
 from dicomplan.workflow.documents import finding_documents, sorted_findings
 from dicomplan.workflow.output import OutputFolder
+from dicomplan.workflow.study_request import StudyRequest, chosen_ct
 
 STRUCTURE_SET = "RTSTRUCT.dcm"
 """Name of the structure set in the output folder."""
@@ -90,7 +91,7 @@ def run_from_masks(
         raise UsageError("is no folder with masks", file=masks)
     destination = OutputFolder(output, overwrite=overwrite, inputs=(*request.study, masks))
     files = _mask_files(masks)
-    scan = checked_scan(request, progress)
+    scan = request.sound_scan(progress)
     chosen = chosen_ct(scan, request, with_structures=False)
     if chosen.geometry is None:
         raise InputError("no CT series found: masks need the CT that they were drawn on", tag="Modality (0008,0060)")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dicomplan import DISCLAIMER, __version__
 from dicomplan.beams.delivery import Segment, direction
 from dicomplan.dicom import attributes as at
-from dicomplan.dicom.files import MAX_STUDY_BYTES, DicomObject, Scan, left_alone, pydicom_silenced, read_object
+from dicomplan.dicom.files import DicomObject, Scan, left_alone, pydicom_silenced, read_object
 from dicomplan.dicom.identity import Identity
 from dicomplan.dicom.plan_record import PlanRecord, plan_record
 from dicomplan.dicom.planned_beams import PlannedBeam, planned_beams
@@ -39,7 +39,6 @@ from dicomplan.patient.coverage import coverage_on_grid
 from dicomplan.patient.density import DensityVolume
 from dicomplan.patient.dose_grid import dose_grid
 from dicomplan.workflow.clock import creation_time
-from dicomplan.workflow.convert import StudyRequest, checked_scan, chosen_ct
 from dicomplan.workflow.documents import finding_documents, sorted_findings
 from dicomplan.workflow.logs import RunLog
 from dicomplan.workflow.memory import refuse_too_large
@@ -47,6 +46,7 @@ from dicomplan.workflow.output import OutputFolder
 from dicomplan.workflow.patient_model import PatientModel, patient_model
 from dicomplan.workflow.plan_document import versions
 from dicomplan.workflow.privacy import private_texts
+from dicomplan.workflow.study_request import StudyRequest, chosen_ct
 
 EngineName = Literal["collapsed_cone", "pencil_beam"]
 DEFAULT_GRID_MM = 3.0
@@ -55,7 +55,7 @@ _OUTSIDE = Finding("warning", "an isocentre lies outside of the dose grid: beams
 
 
 @dataclass(frozen=True)
-class DoseRequest:
+class DoseRequest(StudyRequest):
     """What to calculate: the plan of ``study`` paths, into the folder ``output`` (new or empty).
 
     ``dose_to``: medium or water (None: what the engine computes by itself, the collapsed cone medium, the pencil beam water).
@@ -64,7 +64,6 @@ class DoseRequest:
     The others as for planning (:class:`dicomplan.workflow.plan.PlanRequest`).
     """
 
-    study: tuple[Path, ...]
     output: Path
     plan: str | None = None
     machine: str | None = None
@@ -73,12 +72,7 @@ class DoseRequest:
     dose_to: DoseTo | None = None
     overwrite: bool = False
     identify: bool = False
-    structure_set: str | None = None
-    series: str | None = None
-    patient_position: str | None = None
-    repair: bool = False
     bridge: bool = False
-    max_study_size: int = MAX_STUDY_BYTES
 
 
 def _dose_to(request: DoseRequest) -> DoseTo:
@@ -172,22 +166,14 @@ def run_dose(
 
 
 def _read(request: DoseRequest, machine: MachineModel | None, progress: ProgressCallback) -> _Inputs:
-    wanted = StudyRequest(
-        study=request.study,
-        structure_set=request.structure_set,
-        series=request.series,
-        patient_position=request.patient_position,
-        repair=request.repair,
-        max_study_size=request.max_study_size,
-    )
-    scan = checked_scan(wanted, progress)
+    scan = request.sound_scan(progress)
     plan = _plan(scan, request.plan)
     record = plan_record(plan)
-    if wanted.structure_set is None and any(
+    if request.structure_set is None and any(
         item.uid == record.structure_set_uid for item in scan.of_modality("RTSTRUCT")
     ):
         # of several structure sets the plan's own is meant
-        wanted = replace(wanted, structure_set=record.structure_set_uid)
+        request = replace(request, structure_set=record.structure_set_uid)
     # what no machine could change is said first
     if record.obstacles:
         planned_beams(plan, record, machine or load_machine(machine_names()[0]))
@@ -197,7 +183,7 @@ def _read(request: DoseRequest, machine: MachineModel | None, progress: Progress
     if fractions is None or fractions < 1:
         found = "is missing" if fractions is None else f"found {fractions}, expected 1 or more"
         raise InputError(found, file=plan.file, tag=at.tag_name("NumberOfFractionsPlanned"))
-    chosen = chosen_ct(scan, wanted)
+    chosen = chosen_ct(scan, request)
     if chosen.geometry is None:
         raise InputError("no CT series to calculate on: found no CT slices", tag=at.tag_name("Modality"))
     if chosen.geometry.refusals:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from dicomplan import DISCLAIMER, __version__
 from dicomplan.dicom import attributes as at
-from dicomplan.dicom.files import MAX_STUDY_BYTES, DicomObject, Scan, left_alone, pydicom_silenced
+from dicomplan.dicom.files import DicomObject, Scan, left_alone, pydicom_silenced
 from dicomplan.dicom.plan_record import plan_record
 from dicomplan.dicom.read import study_of
 from dicomplan.dicom.read_structures import read_structures
@@ -33,7 +33,6 @@ from dicomplan.plan.coverages import structure_coverages
 from dicomplan.plan.library import load_template
 from dicomplan.plan.resolve import ResolvedTemplate, resolve
 from dicomplan.plan.template import PlanTemplate
-from dicomplan.workflow.convert import StudyRequest, checked_scan, chosen_ct
 from dicomplan.workflow.documents import finding_documents, grid_document, sorted_findings
 from dicomplan.workflow.inspect_structures import planes_of_contours
 from dicomplan.workflow.logs import RunLog
@@ -41,6 +40,7 @@ from dicomplan.workflow.output import OutputFolder
 from dicomplan.workflow.plan_document import versions
 from dicomplan.workflow.privacy import private_texts
 from dicomplan.workflow.study_doses import ChosenDoses, chosen_doses, total_dose
+from dicomplan.workflow.study_request import StudyRequest, chosen_ct
 
 DOCUMENT = "evaluation.json"
 """Name of the document in the output folder."""
@@ -48,25 +48,19 @@ _OUTSIDE_SHARE = 0.01  # of a structure, outside of the dose grid: more is worth
 
 
 @dataclass(frozen=True)
-class EvaluateRequest:
+class EvaluateRequest(StudyRequest):
     """What to evaluate: ``doses`` (files; none: those of the study) in the structures of ``study``.
 
     ``template`` (shipped name or file) adds its derived structures and goals. ``output`` is a folder (new or empty), or
     None. The others as for planning (:class:`dicomplan.workflow.plan.PlanRequest`).
     """
 
-    study: tuple[Path, ...]
     doses: tuple[Path, ...] = ()
     template: str | None = None
     output: Path | None = None
     overwrite: bool = False
     identify: bool = False
-    structure_set: str | None = None
-    series: str | None = None
-    patient_position: str | None = None
-    repair: bool = False
     bridge: bool = False
-    max_study_size: int = MAX_STUDY_BYTES
 
 
 @dataclass(frozen=True)
@@ -132,17 +126,9 @@ def _evaluate(
     log: RunLog | None,
 ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     progress(Progress("read"))
-    wanted = StudyRequest(
-        study=request.study,
-        structure_set=request.structure_set,
-        series=request.series,
-        patient_position=request.patient_position,
-        repair=request.repair,
-        max_study_size=request.max_study_size,
-    )
-    scan = checked_scan(wanted, progress)
+    scan = request.sound_scan(progress)
     chosen = chosen_doses(scan, request.doses)
-    patient = _patient(scan, wanted, chosen, request, progress)
+    patient = _patient(scan, request, chosen, progress)
     if log is not None:
         log.hide(*private_texts(patient.header, [*request.study, *request.doses]))
     for item in chosen.items:
@@ -181,22 +167,20 @@ def _evaluate(
     return document, ordered
 
 
-def _patient(
-    scan: Scan, wanted: StudyRequest, chosen: ChosenDoses, request: EvaluateRequest, progress: ProgressCallback
-) -> _Patient:
+def _patient(scan: Scan, request: EvaluateRequest, chosen: ChosenDoses, progress: ProgressCallback) -> _Patient:
     sets = scan.of_modality("RTSTRUCT")
     if not sets:
         raise InputError(
             "no RTSTRUCT found: a dose is evaluated in the structures of a structure set", tag=at.tag_name("Modality")
         )
-    if wanted.structure_set is None:
-        wanted = replace(wanted, structure_set=_set_of_doses(scan, chosen))
+    if request.structure_set is None:
+        request = replace(request, structure_set=_set_of_doses(scan, chosen))
     alone = left_alone(scan, ("CT", "RTSTRUCT", "RTDOSE", "RTPLAN"))
     if not scan.of_modality("CT"):
-        return _patient_without_ct(sets, wanted, (*scan.findings, *alone))
-    ct = chosen_ct(scan, wanted)
+        return _patient_without_ct(sets, request, (*scan.findings, *alone))
+    ct = chosen_ct(scan, request)
     if ct.geometry is None:
-        return _patient_without_ct(sets, wanted, (*scan.findings, *alone, *ct.findings))
+        return _patient_without_ct(sets, request, (*scan.findings, *alone, *ct.findings))
     own = [finding for finding in ct.findings if finding not in ct.geometry.findings]
     noted = [*scan.findings, *alone, *own]
     study = study_of(ct.geometry, ct.structure_set, noted, bridge=request.bridge, progress=progress)

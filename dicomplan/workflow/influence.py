@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 
 from dicomplan import DISCLAIMER, __version__
-from dicomplan.dicom.read import read_study
 from dicomplan.dose.sparse import ExplicitInfluence, LeftOut, explicit_influence, left_out, shortest_influence
 from dicomplan.events import Cancel, Finding, Progress, ProgressCallback, ignore_progress
 from dicomplan.images.influence import require_hdf5, write_influence_npz, write_influence_portpy
@@ -20,13 +19,13 @@ from dicomplan.patient.coverage import coverage_on_grid
 from dicomplan.plan.library import load_template
 from dicomplan.planning.pursuing import aims_of
 from dicomplan.workflow.clock import Clock
-from dicomplan.workflow.convert import StudyRequest
 from dicomplan.workflow.documents import finding_documents, sorted_findings
 from dicomplan.workflow.memory import available_bytes
 from dicomplan.workflow.output import OutputFolder
 from dicomplan.workflow.plan import machine_place
 from dicomplan.workflow.plan_setup import influence_of, optimised_voxels, prepare, seen_by_beams
 from dicomplan.workflow.plan_values import Setup
+from dicomplan.workflow.study_request import StudyRequest
 from dicomplan.workflow.threads import one_thread_for_algebra
 
 InfluenceFormat = Literal["npz", "portpy"]
@@ -66,24 +65,16 @@ def run_influence(
 
     Raises as :func:`dicomplan.workflow.plan.run_plan`; InsufficientMemoryError (8) also for a matrix that would not fit.
     """
-    cancel, asked = cancel or Cancel(), request.study
+    cancel = cancel or Cancel()
     if request.file_format == "portpy":
         require_hdf5()
     template = load_template(request.template)
     machine = load_machine(machine_place(template, request.template))
-    destination = OutputFolder(request.output, overwrite=request.overwrite, inputs=asked.study)
+    destination = OutputFolder(request.output, overwrite=request.overwrite, inputs=request.study.study)
     clock = Clock(progress)
     with destination as folder, one_thread_for_algebra():
         with clock.stage("read"):
-            study = read_study(
-                asked.study,
-                structure_set=asked.structure_set,
-                series=asked.series,
-                patient_position=asked.patient_position,
-                repair=asked.repair,
-                max_study_size=asked.max_study_size,
-                progress=progress,
-            )
+            study = request.study.read(progress)
         setup = prepare(study, template, machine, request.template, clock, cancel)
         with clock.stage("influence"):
             if request.voxels == "body":

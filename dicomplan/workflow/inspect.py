@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,30 +11,18 @@ import numpy as np
 from dicomplan.dicom import attributes as at
 from dicomplan.dicom.ct_geometry import SeriesGeometry, series_geometry
 from dicomplan.dicom.ct_pixels import read_volume
-from dicomplan.dicom.files import MAX_STUDY_BYTES, DicomObject, Scan, left_alone, pydicom_silenced, scan_study
+from dicomplan.dicom.files import DicomObject, Scan, left_alone, pydicom_silenced
 from dicomplan.dicom.read_structures import check_planes, read_structures, reference_findings, uncovered
 from dicomplan.dicom.select import Selection, Series, ct_series, select, series_of
 from dicomplan.errors import InputError, UsageError
 from dicomplan.events import Cancel, Finding, Progress, ProgressCallback, Severity, ignore_progress
-from dicomplan.geometry.frames import PATIENT_POSITIONS
 from dicomplan.patient.case import Structure
 from dicomplan.workflow.documents import as_finding, finding_documents, grid_document, sorted_findings
 from dicomplan.workflow.inspect_objects import dose_documents, plan_documents
 from dicomplan.workflow.inspect_structures import planes_of_contours, structure_document, structure_findings
+from dicomplan.workflow.study_request import StudyRequest
 
 _LOOKED_AT = ("CT", "RTSTRUCT", "RTDOSE", "RTPLAN")
-
-
-@dataclass(frozen=True)
-class InspectRequest:
-    """What to look at: ``study`` (folders, files, zips), and the options that ``plan`` would be given for it."""
-
-    study: tuple[Path, ...]
-    structure_set: str | None = None
-    series: str | None = None
-    patient_position: str | None = None
-    repair: bool = False
-    max_study_size: int = MAX_STUDY_BYTES
 
 
 @dataclass
@@ -53,7 +40,7 @@ class _Findings:
 
 @pydicom_silenced()
 def run_inspect(
-    request: InspectRequest, progress: ProgressCallback = ignore_progress, cancel: Cancel | None = None
+    request: StudyRequest, progress: ProgressCallback = ignore_progress, cancel: Cancel | None = None
 ) -> dict[str, Any]:
     """What is in a study, as the document of INTERFACE.md (``inspect``), findings sorted by severity.
 
@@ -64,9 +51,7 @@ def run_inspect(
     is unsafe or the study is too large.
     """
     cancel = cancel or Cancel()
-    if request.patient_position is not None and request.patient_position not in PATIENT_POSITIONS:
-        raise UsageError(f"patient position '{request.patient_position}' is not one of {', '.join(PATIENT_POSITIONS)}")
-    scan = scan_study(request.study, progress, max_study_size=request.max_study_size)
+    scan = request.scan(progress)
     findings = _Findings([*scan.findings, *left_alone(scan, _LOOKED_AT)])
     for refusal in scan.refusals:
         findings.refuse(refusal)
@@ -110,7 +95,7 @@ def _ct_series(scan: Scan, findings: _Findings) -> tuple[Series, ...]:
     return found
 
 
-def _selection(scan: Scan, request: InspectRequest, findings: _Findings) -> Selection | None:
+def _selection(scan: Scan, request: StudyRequest, findings: _Findings) -> Selection | None:
     if scan.of_modality("CT") and not scan.of_modality("RTSTRUCT"):
         # What may be wrong with the CT has findings of its own.
         message = "no RTSTRUCT found: planning needs a structure set"
@@ -126,7 +111,7 @@ def _selection(scan: Scan, request: InspectRequest, findings: _Findings) -> Sele
 
 
 def _geometries(
-    all_series: Sequence[Series], selection: Selection | None, request: InspectRequest, findings: _Findings
+    all_series: Sequence[Series], selection: Selection | None, request: StudyRequest, findings: _Findings
 ) -> dict[str, SeriesGeometry]:
     """Geometry of each CT series that has one; why the others have none, and why it cannot be planned on.
 
@@ -151,7 +136,7 @@ def _structures(
     all_series: Sequence[Series],
     geometries: dict[str, SeriesGeometry],
     selection: Selection | None,
-    request: InspectRequest,
+    request: StudyRequest,
     findings: _Findings,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Documents of the structure sets and of all their structures, those of the chosen set first."""

@@ -13,7 +13,7 @@ from dicomplan import __version__
 from dicomplan.beams.delivery import BeamDelivery, direction
 from dicomplan.beams.limits import violations
 from dicomplan.dicom.identity import Identity
-from dicomplan.dicom.read import read_plan, read_study
+from dicomplan.dicom.read import read_plan
 from dicomplan.dicom.source import Study
 from dicomplan.dicom.write_plan import write_plan
 from dicomplan.dose.engines import beam_doses, course_dose, delivery_plane, direction_planes
@@ -77,16 +77,7 @@ def run_plan(
         progress = log.progress(progress)
         clock = Clock(progress)
         with clock.stage("read"):
-            study = read_study(
-                request.study,
-                structure_set=request.structure_set,
-                series=request.series,
-                patient_position=request.patient_position,
-                repair=request.repair,
-                bridge=request.bridge,
-                max_study_size=request.max_study_size,
-                progress=progress,
-            )
+            study = request.read(progress, bridge=request.bridge)
         log.hide(*private_texts(study.source.attributes, request.study))
         setup = prepare(study, template, machine, request.template, clock, cancel)
         identity = Identity(_entropy(study, template, machine), created)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from dicomplan.beams.beamlets import BeamletMap
 from dicomplan.beams.delivery import BeamDelivery
-from dicomplan.dicom.files import MAX_STUDY_BYTES
 from dicomplan.dicom.source import Study
 from dicomplan.dose.engines import DoseEngine, PencilBeamEngine
 from dicomplan.dose.influence import FactorisedInfluence
@@ -30,34 +29,27 @@ from dicomplan.planning.normalizing import NormalizationResult
 from dicomplan.planning.proving import Verdict
 from dicomplan.planning.robustness import ShiftedValues
 from dicomplan.planning.voxels import OptimizationVoxels
+from dicomplan.workflow.study_request import StudyRequest
 
 Float32Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class PlanRequest:
-    """What to plan: ``study`` paths, ``template`` (shipped name or file), ``output`` folder (new or empty).
+class PlanRequest(StudyRequest):
+    """What to plan: a study, ``template`` (shipped name or file), ``output`` folder (new or empty).
 
     ``beam_doses``: also one RTDOSE for each beam. ``overwrite``: an earlier result of dicomplan may be replaced.
-    ``identify``: log, plan.json and report may name the patient and the input files. ``structure_set``, ``series`` and
-    ``patient_position`` choose or state what the study leaves open. ``repair``: single missing CT slices are
-    interpolated; ``bridge``: slices that a ROI leaves out between its contours are filled; ``max_study_size`` in bytes.
-    See :func:`dicomplan.dicom.read.read_study`. ``time_limit_s``: searches end then, with the best that they have.
-    ``explore``: two goals, ``A:B``, between which a front of plans is computed as well.
+    ``identify``: log, plan.json and report may name the patient and the input files. ``bridge``: slices that a ROI leaves
+    out between its contours are filled. ``time_limit_s``: searches end then, with the best that they have. ``explore``:
+    two goals, ``A:B``, between which a front of plans is computed as well.
     """
 
-    study: tuple[Path, ...]
     template: str
     output: Path
     beam_doses: bool = False
     overwrite: bool = False
     identify: bool = False
-    structure_set: str | None = None
-    series: str | None = None
-    patient_position: str | None = None
-    repair: bool = False
     bridge: bool = False
-    max_study_size: int = MAX_STUDY_BYTES
     time_limit_s: float | None = None
     explore: str | None = None
 
