@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from collapsed_cone_cases import beam, box, dose_of, frame, half_lung, rectangle
+from scipy.interpolate import PchipInterpolator
 
 from dicomplan.dose import _kernels_collapsed_cone as kernels
 from dicomplan.dose.collapsed_cone import SHARPEN
-from dicomplan.dose.electron_return import electron_return
-from dicomplan.dose.kernel_fit import ConeSet, cone_set, fit_kernel
+from dicomplan.dose.electron_return import RETURN_CM, RETURN_WATER, electron_return, onward
+from dicomplan.dose.hardening import stopping_density
+from dicomplan.dose.kernel_fit import ConeSet, cone_set, fine_spectrum, fit_kernel
+from dicomplan.dose.point_kernels import load_point_kernels, water_attenuation_per_mm
 from dicomplan.dose.terma import Terma, terma
 from dicomplan.dose.transport import DENSER, transport
 from dicomplan.geometry.grid import VoxelGrid
@@ -212,6 +215,64 @@ def test_water_far_from_boundaries_keeps_its_dose_and_the_exit_loses():
     # less than the share that water sends back, at most
     assert -0.10 < ratio[-1] < -0.02
     assert (np.diff(ratio[-5:]) < 0).all()
+
+
+def test_what_goes_on_and_what_comes_back_carry_as_far_as_the_point_kernel():
+    kernel = fit_kernel(beam())
+    going = onward(kernel)
+    share = RETURN_WATER / (1 + RETURN_WATER)
+    ahead, aside = (
+        [float((k.primary * part / k.primary_cm2_g).sum()) for k, part in zip((kernel, going), parts, strict=True)]
+        for parts in ([np.cos(kernel.angle_rad)] * 2, [np.sin(kernel.angle_rad)] * 2)
+    )
+    assert going.primary.sum() == pytest.approx(1.0, abs=1e-12)
+    assert ahead[1] - share * RETURN_CM == pytest.approx(ahead[0], rel=3e-3)
+    assert aside[1] == pytest.approx(aside[0], rel=1e-3)
+
+
+def test_the_build_up_is_that_of_the_point_kernels_of_every_energy():
+    """Primary dose of a wide field in water against the superposition, plane by plane, of the Monte Carlo kernels."""
+    point, step_cm = load_point_kernels(), 0.025
+    radius, polar = 0.1 * point.radius_edges_mm, np.cos(point.cone_edges_rad)
+    # where the energy of each cone and shell lies along the beam: radii by a curve through the sums, 8 cosines
+    fine = np.interp(np.linspace(0.0, 17.0, 17 * 30 + 1), np.arange(len(radius)), radius)
+    share = (np.arange(8) + 0.5) / 8
+    cosines = polar[:-1, None] + share * np.diff(polar)[:, None]
+    middle = 0.5 * (fine[1:] + fine[:-1])
+    planes = np.arange(-6.0, 6.0 + 1e-9, step_cm)
+    within = np.cumsum(
+        np.concatenate([np.zeros((*point.fraction.shape[:2], 1)), point.fraction[..., 0]], axis=2), axis=2
+    )
+    shells = np.diff(PchipInterpolator(radius, within, axis=2)(fine), axis=2)
+    places = np.broadcast_to(cosines[:, :, None] * middle, (*cosines.shape, len(middle))).ravel()
+    kernels_ = np.array(
+        [np.histogram(places, planes, weights=np.repeat(of[:, None], 8, axis=1).ravel() / 8)[0] for of in shells]
+    )
+    energy, photons = fine_spectrum(beam())
+    mu = 10.0 * water_attenuation_per_mm(energy)
+    depth = np.arange(0.5 * step_cm, 10.0, step_cm)
+    place = np.clip(np.log(energy), *np.log(point.energy_mev[[0, -1]]))
+    released = (photons * mu * energy)[:, None] * np.exp(-mu[:, None] * depth) / (88.0 + depth) ** 2
+    expected = np.zeros(len(depth) + len(planes) - 2)
+    for e in range(len(energy)):
+        weights = [np.interp(place[e], np.log(point.energy_mev), unit) for unit in np.eye(len(point.energy_mev))]
+        expected += np.convolve(released[e], np.array(weights) @ kernels_)
+    first = round(6.0 / step_cm)
+    # half a step: energy is released in the middle of a slice and arrives between two
+    expected = 0.5 * (expected[first : first + len(depth)] + expected[first - 1 : first - 1 + len(depth)])
+    expected = expected[: 40 * 10].reshape(40, 10).mean(axis=1)
+
+    volume = box((40, 60, 40), 2.5)
+    volume = DensityVolume(replace(volume.grid, origin_mm=(-48.75, -118.75, -48.75)), volume.mass_g_cm3)
+    all_released = terma(rectangle((-45.0, 45.0), (-45.0, 45.0)), frame(), volume, beam(), sharpen=SHARPEN)
+    of_primary = replace(all_released, scatter=np.zeros_like(all_released.scatter))
+    going = onward(fit_kernel(beam()))
+    stopping = stopping_density(of_primary, frame(), beam(), point)
+    dose = transport(of_primary, frame(), cone_set(going, 96), stopping)
+    dose += electron_return(of_primary, frame(), going)[0]
+    own = dose[19:21, :40, 19:21].mean(axis=(0, 2)).astype(np.float64)
+    ratio = (own / own[16:24].mean()) / (expected / expected[16:24].mean())
+    assert ratio == pytest.approx(np.ones(40), abs=0.01)
 
 
 @pytest.mark.parametrize(("density", "sign"), [(0.001, -1.0), (1.85, 1.0), (19.3, 1.0)])

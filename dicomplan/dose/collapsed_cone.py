@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.dose.dose_to_water import DoseTo, water_over_medium
-from dicomplan.dose.electron_return import electron_return
+from dicomplan.dose.electron_return import electron_return, onward
 from dicomplan.dose.electrons import electron_dose
 from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.hardening import stopping_density
@@ -68,12 +68,13 @@ def collapsed_cone_dose(
     axis at the isocentre plane. Dose to medium or, by ``dose_to``, to water."""
     kernels = load_point_kernels()
     kernel = fit_kernel(beam, kernels)
-    directions = cone_set(kernel, cones)
+    electron_kernel = onward(kernel)
+    directions = cone_set(electron_kernel, cones)
     electrons = beam.electron_weight > 0.0
     released = terma(fluence, frame, density, beam, kernels, sharpen=SHARPEN, depths=electrons)
     stopping = stopping_density(released, frame, beam, kernels)
     dose = transport(released, frame, directions, stopping)
-    returned, kept = electron_return(released, frame, kernel)
+    returned, kept = electron_return(released, frame, electron_kernel)
     dose += returned
     dose += rescatter(released, frame, kernel, photon_generations(beam))
     np.maximum(dose, np.float32(0.0), out=dose)
