@@ -130,8 +130,8 @@ def test_every_goal_is_there_with_its_values() -> None:
 @pytest.mark.parametrize("status", ["accepted", "failed"])
 def test_sections_come_in_order_of_need(status: str) -> None:
     page = _page(status)
-    order = ["top", "unmet", "prescription", "goals", "dvh", "isodoses", "beams", "isocentre", "bev", "spots", "structures",
-             "densities", "machine", "warnings", "calculation"]  # fmt: skip
+    order = ["top", "unmet", "warnings", "prescription", "goals", "dvh", "isodoses", "beams", "isocentre", "bev", "spots",
+             "structures", "densities", "machine", "notes", "calculation"]  # fmt: skip
     places = [page.index(f'id="{name}"') for name in order]
     assert places == sorted(places)
 

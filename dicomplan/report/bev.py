@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dicomplan.beams.delivery import Aperture
 from dicomplan.report.colors import Rgb, css, fluence_colors, on_dark
+from dicomplan.report.goals import is_moving
 from dicomplan.report.markup import Markup, element, join, number, script_json, section
 from dicomplan.report.planes import direction_letters
 from dicomplan.report.silhouette import covered_points, silhouette
@@ -99,6 +100,11 @@ def _fluence_image(fluence: FluenceMap | None, largest_mu: float) -> Markup:
     )
 
 
+def _bar_mm(width_mm: float) -> float:
+    """Length of the scale's bar: it stays clear of the letter below the middle of the picture."""
+    return next((length for length in (100.0, 50.0, 20.0) if length <= 0.36 * width_mm), 10.0)
+
+
 def _panel(title: str, box: Box, letters: tuple[str, str, str, str], *layers: str) -> Markup:
     left, low, right, high = box
     size = 0.055 * (right - left)
@@ -115,12 +121,13 @@ def _panel(title: str, box: Box, letters: tuple[str, str, str, str], *layers: st
         )
         for letter, (x, y, anchor) in zip(letters, places, strict=True)
     ]
-    cross = element("path", d="M-5 0h10M0-5v10", class_="cross")
-    bar = element("path", d=f"M{right - 54:.1f} {-low - 4:.1f}h50", class_="bar")
+    cross = join(element("path", d="M-5 0h10M0-5v10", class_=name) for name in ("cross halo", "cross"))
+    length = _bar_mm(right - left)
+    bar = element("path", d=f"M{right - 4 - length:.1f} {-low - 4:.1f}h{length:g}", class_="bar")
     caption = element(
         "text",
-        "5 cm",
-        x=f"{right - 29:.1f}",
+        f"{length / 10:g} cm",
+        x=f"{right - 4 - length / 2:.1f}",
         y=f"{-low - 6:.1f}",
         text_anchor="middle",
         font_size=f"{0.7 * size:.1f}",
@@ -161,7 +168,8 @@ def _card(
         )
         for segment in beam.delivery.segments
     ]
-    segments = element("g", *shapes, class_="segments", transform="scale(.1)")
+    moving = beam.delivery.moving
+    segments = element("g", *shapes, class_="segments moving" if moving else "segments", transform="scale(.1)")
     leaves = element("g", class_="leaves")
     count = len(beam.delivery.segments)
     slider = element(
@@ -174,9 +182,9 @@ def _card(
             value=0,
             class_="stepper",
             data_beam=index,
-            aria_label=f"segment of {plan.name}",
+            aria_label=f"{'interval' if moving else 'segment'} of {plan.name}",
         ),
-        element("small", f"all {count} segments", class_="state"),
+        element("small", f"{count} intervals" if moving else f"all {count} segments", class_="state"),
         class_="slider",
     )
     turn = (
@@ -186,7 +194,7 @@ def _card(
     panels = [
         _panel("ideal fluence", box, letters, _fluence_image(beam.ideal_fluence, largest_mu), targets),
         _panel(
-            "delivered, with segments",
+            "delivered" if moving else "delivered, with segments",
             box,
             letters,
             _fluence_image(beam.delivered_fluence, largest_mu),
@@ -202,6 +210,7 @@ def segment_values(data: ReportData) -> list[dict[str, Any]]:
     """For the page's script, per beam: leaf boundaries, and per segment its MU, leaf positions and jaws, all mm."""
     return [
         {
+            "word": "interval" if beam.delivery.moving else "segment",
             "boundaries_mm": np.round(beam.leaf_boundaries_mm, 2).tolist(),
             "segments": [
                 {
@@ -245,15 +254,21 @@ def bev_section(data: ReportData, colors: dict[str, Rgb]) -> Markup:
         for item in targets
     ]
     scale = element("span", "0", element("i", class_="ramp"), f"{number(largest_mu, 1)} MU", class_="scale")
+    moving = is_moving(data)
     note = element(
         "p",
         "Seen from the source: beam limiting device +x to the right, +y up; mm at the isocentre. Fluence of one fraction. ",
-        element("span", "Move a slider to step through the segments.", class_="screen"),
+        element(
+            "span",
+            "Move a slider to step through the intervals between control points; leaves are drawn at the start of each."
+            if moving
+            else "Move a slider to step through the segments.",
+            class_="screen",
+        ),
         class_="note",
     )
-    legend = element(
-        "div", scale, join(key), element("span", element("i", class_="line segment-key"), "segments"), class_="bev-key"
-    )
+    outlines_key = element("span", element("i", class_="line segment-key"), "segments")
+    legend = element("div", scale, join(key), "" if moving else outlines_key, class_="bev-key")
     return section(
         "bev",
         "Beam's-eye views",

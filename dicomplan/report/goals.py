@@ -67,11 +67,15 @@ def _digits(value: float, limit: float) -> int:
     return digits
 
 
-def value_text(value: float | None, goal: Goal) -> str:
-    """A value with its unit, with as many decimals (2 to 5) as tell it from the limit when it is not equal to it."""
+def bare_value_text(value: float | None, goal: Goal) -> str:
+    """A value without its unit, with as many decimals (2 to 5) as tell it from the limit when it is not equal to it."""
     limit = goal_limit(goal)
-    digits = 2 if value is None or limit is None else _digits(value, limit[1])
-    shown = number(value, digits)
+    return number(value, 2 if value is None or limit is None else _digits(value, limit[1]))
+
+
+def value_text(value: float | None, goal: Goal) -> str:
+    """As :func:`bare_value_text`, with its unit."""
+    shown = bare_value_text(value, goal)
     return shown if shown == "–" else f"{shown} {goal.get('unit', '')}".strip()
 
 
@@ -112,8 +116,14 @@ def _ideal_met(goal: Goal) -> bool | None:
     return float(ideal) <= limit[1] if limit[0] else float(ideal) >= limit[1]
 
 
-def _goal_text(goal: Goal) -> str:
-    return str(goal.get("goal", "")).replace("<=", "≤").replace(">=", "≥")
+def goal_text(goal: Goal) -> str:
+    """The goal as written, with what a percentage of the level comes to: ``D2% ≤ 107 % (53.5 Gy)``."""
+    text = str(goal.get("goal", "")).replace("<=", "≤").replace(">=", "≥")
+    written, unit, limit = _LIMIT.search(text), str(goal.get("unit", "")), goal.get("limit")
+    if limit is not None and unit == "Gy" and written is not None and written.group(3) == "%":
+        place = written.end()
+        return f"{text[:place]} ({float(limit):.4g} {unit}){text[place:]}"
+    return text
 
 
 def _goal_table(goals: list[Goal]) -> Markup:
@@ -125,7 +135,7 @@ def _goal_table(goals: list[Goal]) -> Markup:
         cells = (
             element("td", _mark(goal)),
             element("td", str(goal.get("structure", ""))),
-            element("td", _goal_text(goal)),
+            element("td", goal_text(goal)),
             element("td", element("b", "hard") if hard else str(goal.get("priority", "–"))),
             element("td", element("b", value_text(goal.get("achieved"), goal)), class_="number"),
             element("td", _room(goal), class_="number"),
@@ -155,6 +165,8 @@ def header(data: ReportData) -> Markup:
     document = data.document
     status = str(document.get("status", ""))
     word, meaning = STATUS_WORDS.get(status, (status, ""))
+    if status == "accepted" and not _has_hard(document):
+        meaning = "the template sets no hard constraint"
     badge = element("span", word, class_=f"badge {status}" if status in STATUS_WORDS else "badge")
     title = element(
         "div", element("h1", data.plan_label), badge, element("span", meaning, class_="meaning"), class_="title"
@@ -164,12 +176,30 @@ def header(data: ReportData) -> Markup:
         *who,
         f"dicomplan {document.get('dicomplan', '')}",
         str(document.get("machine", "")),
+        engine_text(document),
         str(document.get("patient_position", "")),
         data.created,
     ]
     line = element("p", " · ".join(fact for fact in facts if fact.strip()), class_="facts")
     disclaimer = element("p", NOT_A_DEVICE, class_="disclaimer")
     return element("header", title, line, disclaimer, _tiles(data), id="top")
+
+
+def _has_hard(document: Mapping[str, Any]) -> bool:
+    return any(goal.get("kind") == "hard" for goal in document.get("goals", []))
+
+
+def engine_text(document: Mapping[str, Any]) -> str:
+    """Which engine computed the final dose, and to what it is stated; empty where the document does not say."""
+    engines = document.get("engines", {})
+    if not engines:
+        return ""
+    return f"{engines.get('final')}, dose to {engines.get('dose_to')}".replace("_", " ")
+
+
+def is_moving(data: ReportData) -> bool:
+    """Whether leaves move while the beam is on (sliding window): then intervals between control points are no segments."""
+    return any(beam.delivery.moving for beam in data.beams)
 
 
 def _tiles(data: ReportData) -> Markup:
@@ -184,8 +214,11 @@ def _tiles(data: ReportData) -> Markup:
             tiles.append(
                 (f"{met} / {len(chosen)}", label, "good" if met == len(chosen) else "bad" if kind == "hard" else "warn")
             )
+    levels = [float(level) for level in document.get("prescription", {}).get("targets", {}).values()]
     if data.dose is not None:
-        tiles.append((f"{float(data.dose.dose_gy.max()):.1f} Gy", "maximum dose", ""))
+        largest = float(data.dose.dose_gy.max())
+        share = f" ({100.0 * largest / max(levels):.0f} %)" if levels and max(levels) > 0 else ""
+        tiles.append((f"{largest:.1f} Gy", f"maximum dose{share}", ""))
     for key, label, digits in (
         ("conformity_index", "conformity (Paddick)", 2),
         ("homogeneity_index", "homogeneity (D2−D98)/D50", 3),
@@ -195,8 +228,13 @@ def _tiles(data: ReportData) -> Markup:
     beams, segments = data.beams, sum(len(beam.delivery.segments) for beam in data.beams)
     if beams:
         tiles.append((str(len(beams)), "beams", ""))
-        tiles.append((str(segments), "segments", ""))
-        tiles.append((number(sum(beam.delivery.meterset_mu for beam in beams), 0), "MU per fraction", ""))
+        if is_moving(data):
+            tiles.append((str(segments + len(beams)), "control points (sliding window)", ""))
+        else:
+            tiles.append((str(segments), "segments", ""))
+        per_gray = quality.get("mu_per_gy")
+        label = "MU per fraction" + (f" ({float(per_gray):.0f} MU/Gy)" if per_gray is not None else "")
+        tiles.append((number(sum(beam.delivery.meterset_mu for beam in beams), 0), label, ""))
     warnings = [item for item in document.get("warnings", []) if severity(item) != "info"]
     tiles.append((str(len(warnings)), "warnings" if len(warnings) != 1 else "warning", "warn" if warnings else "good"))
     cells = [
@@ -220,7 +258,8 @@ def unmet_section(data: ReportData) -> Markup:
             parts += [element("h3", title), _goal_table(chosen)]
     if not parts:
         judged = any(goal.get("met") is not None for goal in data.document.get("goals", []))
-        text = "All hard constraints and goals are met on the final dose." if judged else "No goal was judged."
+        met = "All hard constraints and goals" if _has_hard(data.document) else "All goals"
+        text = f"{met} are met on the final dose." if judged else "No goal was judged."
         parts.append(element("p", text, class_="all-met" if judged else "note"))
     return element("section", *parts, id="unmet")
 
@@ -240,8 +279,9 @@ def prescription_section(data: ReportData) -> Markup:
     parts: list[Markup] = [
         element("ul", element("li", element("b", str(fractions)), " fractions"), *lines, class_="levels")
     ]
-    if prescription.get("normalize"):
-        parts.append(element("p", f"Normalised to {prescription['normalize']}", class_="note"))
+    scaled = prescription.get("normalize")
+    if scaled:
+        parts.append(element("p", _normalization_text(scaled, data.document), class_="note"))
     rows: list[tuple[str, ...]] = []
     for target in data.targets:
         keys = [key for key in _TARGET_METRICS if key in target.whole]
@@ -260,11 +300,22 @@ def prescription_section(data: ReportData) -> Markup:
         names = [key.removesuffix("_gy") for key in _TARGET_METRICS]
         head = ("Target", "", "cm³", *(f"{name} [Gy]" for name in names))
         parts.append(table(head, rows, numeric=range(2, len(head))))
-        note = (
-            "In small print: percent of the level. The part optimised leaves out points in air and just under the skin."
-        )
+        note = "In small print: percent of the level."
+        if any(target.optimized is not None for target in data.targets):
+            note += " The part optimised leaves out points in air and just under the skin."
         parts.append(element("p", note, class_="note"))
     return section("prescription", "Prescription and targets", *parts)
+
+
+def _normalization_text(scaled: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    """By how much all metersets were scaled, for what wish of the template, and what kept it from being met."""
+    template = document.get("template")
+    asked = template.get("prescription", {}).get("normalize") if isinstance(template, Mapping) else None
+    wish = f" for {asked}" if asked else ""
+    text = f"Normalised{wish}: all metersets times {float(scaled['factor']):.4f}"
+    if scaled.get("limited_by"):
+        text += f" ({float(scaled['wanted']):.4f} was wanted; more would break {scaled['limited_by']})"
+    return text + "."
 
 
 def _target_cells(metrics: Mapping[str, float], level_gy: float) -> list[Markup]:

@@ -17,6 +17,7 @@ from dicomplan.report.tables import (
     densities_section,
     footer,
     machine_section,
+    notes_section,
     spots_section,
     structures_section,
     warnings_section,
@@ -47,6 +48,7 @@ def render_report(data: ReportData) -> str:
         (
             header(data),
             unmet_section(data),
+            warnings_section(data),
             prescription_section(data),
             goals_section(data),
             dvh_section(data, prescriptions, colors),
@@ -59,7 +61,7 @@ def render_report(data: ReportData) -> str:
             structures_section(data),
             densities_section(data),
             machine_section(data),
-            warnings_section(data),
+            notes_section(data),
             calculation_section(data),
             footer(data),
         )

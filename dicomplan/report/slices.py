@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dicomplan.report.colors import ISODOSES, Rgb, css, on_dark
 from dicomplan.report.framing import Box, picture_box
+from dicomplan.report.goals import engine_text
 from dicomplan.report.markup import Markup, element, join, number, section
 from dicomplan.report.planes import PlaneName, PlaneView, cut, plane_view
 from dicomplan.report.values import ReportData
@@ -132,7 +133,8 @@ def _furniture(view: PlaneView, box: Box, isocenter: tuple[float, float]) -> Mar
         for letter, (x, y, anchor) in zip(view.letters, places, strict=True)
     ]
     u, v = isocenter
-    parts.append(element("path", d=f"M{u - 7:.1f} {v:.1f}h14M{u:.1f} {v - 7:.1f}v14", class_="cross"))
+    lines = f"M{u - 7:.1f} {v:.1f}h14M{u:.1f} {v - 7:.1f}v14"
+    parts += [element("path", d=lines, class_=name) for name in ("cross halo", "cross")]
     parts.append(element("path", d=f"M{right - size - 50:.1f} {bottom - size:.1f}h50", class_="bar"))
     caption = dict(x=f"{right - size - 25:.1f}", y=f"{bottom - 1.5 * size:.1f}", font_size=f"{0.7 * size:.1f}")
     parts.append(element("text", "5 cm", text_anchor="middle", class_="letter", **caption))
@@ -299,6 +301,9 @@ def isodose_section(data: ReportData, levels: tuple[IsodoseLevel, ...], colors: 
     if data.dose is not None and levels:
         reference = max(level.dose_gy / level.percent for level in levels) * 100.0
         note += f"; 100 % = {reference:.4g} Gy; maximum of the dose grid {float(data.dose.dose_gy.max()):.2f} Gy"
+    engine = engine_text(data.document)
+    if data.dose is not None and engine:
+        note += f"; {engine}"
     left = element("div", _axial_view(data, levels, colors), _legend(data, levels, colors), class_="ct-main")
     right = element(
         "div",

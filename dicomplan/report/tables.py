@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dicomplan.report.goals import NOT_A_DEVICE, severity
+from dicomplan.report.goals import NOT_A_DEVICE, is_moving, severity
 from dicomplan.report.markup import Markup, element, join, number, section, table, volume_text
 from dicomplan.report.planes import direction_letters
 from dicomplan.report.values import ReportData
@@ -17,10 +17,24 @@ _QUALITY = {
     "conformity_index": "Conformity index (Paddick, highest target)",
     "homogeneity_index": "Homogeneity index (D2% − D98%) / D50%",
     "total_mu": "Total MU of one fraction",
-    "segments": "Segments (control-point intervals where leaves move)",
+    "segments": "Segments (in a sliding window: intervals between control points)",
+    "mu_per_gy": "MU per Gy of the highest level",
     "modulation_complexity_score": "Modulation complexity score (McNiven; 1 is simple)",
     "average_leaf_pair_opening_mm": "Average leaf pair opening [mm]",
     "edge_metric_per_mm": "Edge metric (Younge) [1/mm]",
+    "sequencing_error_percent": "Fluence: delivered against ideal, worst beam [%]",
+}
+_CALCULATION = {
+    "influence form": "influence matrix",
+    "influence voxels": "voxels optimised on",
+    "influence beamlets": "beamlets",
+    "influence nonzeros": "non-zeros stored",
+    "influence bytes": "memory of the influence matrix",
+    "optimisation iterations": "iterations on the fluence",
+    "optimisation objective": "objective after each pass (fluence)",
+    "optimisation objective metersets": "objective after each pass (segments)",
+    "optimisation generated segments": "segments generated from nothing",
+    "optimisation goal losses": "goals worse than ideal, plan by plan [% of level, points]",
 }
 
 
@@ -68,16 +82,16 @@ def beams_section(data: ReportData) -> Markup:
                 number(beam.ssd_mm, 1),
                 number(beam.isocenter_depth_mm, 1),
                 number(beam.isocenter_radiological_depth_mm, 1),
-                str(len(segments)),
+                str(len(segments) + beam.delivery.moving),
                 number(beam.delivery.meterset_mu, 1),
             )
         )
     total = sum(beam.delivery.meterset_mu for beam in data.beams)
-    count = sum(len(beam.delivery.segments) for beam in data.beams)
+    count = sum(len(beam.delivery.segments) + beam.delivery.moving for beam in data.beams)
     rows.append(("", element("b", "Plan"), *[""] * 8, element("b", str(count)), element("b", number(total, 1))))
     head = (
         "No.", "Beam", "Gantry [°]", "Coll. [°]", "Couch [°]", "Jaws X1 / X2 [mm]", "Jaws Y1 / Y2 [mm]", "SSD [mm]",
-        "Depth [mm]", "Radiol. depth [mm]", "Segments", "MU / fraction",
+        "Depth [mm]", "Radiol. depth [mm]", "Control points" if is_moving(data) else "Segments", "MU / fraction",
     )  # fmt: skip
     where = element(
         "p",
@@ -86,7 +100,43 @@ def beams_section(data: ReportData) -> Markup:
         "depths are the isocentre's along the beam axis, in tissue and in water.",
         id="isocentre",
     )
-    return section("beams", "Beams", table(head, rows, numeric=range(2, len(head))), where)
+    return section("beams", "Beams", table(head, rows, numeric=range(2, len(head))), where, _delivery_table(data))
+
+
+_DELIVERY = (
+    ("modulation_complexity_score", "Modulation complexity score", 3),
+    ("average_leaf_pair_opening_mm", "Mean leaf pair opening [mm]", 1),
+    ("edge_metric_per_mm", "Edge metric [1/mm]", 3),
+    ("dose_rate_mu_min", "Dose rate [MU/min]", 0),
+    ("floor_mu", "Floor [MU]", 2),
+)
+
+
+def _delivery_table(data: ReportData) -> Markup:
+    """Complexity of each beam; of one with moving leaves also dose rate, floor, and whether leaves are synchronised."""
+    beams = [beam for beam in data.document.get("beams", []) if beam.get("delivery")]
+    columns = [column for column in _DELIVERY if any(beam.get(column[0]) is not None for beam in beams)]
+    if not columns:
+        return Markup("")
+    moving = any(beam.get("floor_mu") is not None for beam in beams)
+    rows = [
+        (
+            element("b", str(beam["name"])),
+            str(beam["delivery"]).replace("_", " ").replace("step and shoot", "step-and-shoot"),
+            *(number(_float(beam.get(key)), digits) for key, _, digits in columns),
+            *((_shown(beam.get("leaves_synchronised")),) if moving else ()),
+        )
+        for beam in beams
+    ]
+    head = ("Beam", "Delivery", *(label for _, label, _ in columns), *(("Leaves synchronised",) if moving else ()))
+    text = "Modulation complexity after McNiven (1 is an open field), edge metric after Younge."
+    if moving:
+        text += (
+            " Floor: what transmission and the least gap between leaves leave in the field at least, in MU of one fraction: "
+            "where less is wanted, this is given. Synchronised leaves: no tongue shades what both neighbours are to give."
+        )
+    shown = table(head, rows, numeric=range(2, 2 + len(columns)), class_="dense")
+    return join((element("h3", "Delivery and complexity"), shown, element("p", text, class_="note")))
 
 
 def spots_section(data: ReportData) -> Markup:
@@ -187,15 +237,25 @@ def machine_section(data: ReportData) -> Markup:
 
 
 def warnings_section(data: ReportData) -> Markup:
-    """Everything that was noticed in the input and the plan."""
-    items = []
-    for warning in sorted(data.document.get("warnings", []), key=lambda item: _SEVERITIES.get(severity(item), 1)):
-        message = str(warning.get("message", "")) if isinstance(warning, Mapping) else str(warning)
-        kind = severity(warning)
-        prefix = "" if kind == "warning" else element("b", f"{kind}: ")
-        items.append(element("li", prefix, message, class_=kind if kind in _SEVERITIES else None))
-    body = element("ul", *items, class_="warnings") if items else element("p", "None.", class_="note")
+    """Errors and warnings on the plan and its input, in the document's order, errors first: it belongs beside the verdict."""
+    found = [item for item in data.document.get("warnings", []) if severity(item) != "info"]
+    body = _findings(sorted(found, key=lambda item: _SEVERITIES.get(severity(item), 1)), "warnings")
     return section("warnings", "Warnings", body)
+
+
+def notes_section(data: ReportData) -> Markup:
+    """What was noticed and needs no attention."""
+    found = [item for item in data.document.get("warnings", []) if severity(item) == "info"]
+    return section("notes", "Notes", _findings(found, "notes")) if found else Markup("")
+
+
+def _findings(found: Sequence[object], class_: str) -> Markup:
+    items = []
+    for one in found:
+        message = str(one.get("message", "")) if isinstance(one, Mapping) else str(one)
+        prefix = element("b", "error: ") if severity(one) == "error" else ""
+        items.append(element("li", prefix, message, class_="error" if prefix else None))
+    return element("ul", *items, class_=class_) if items else element("p", "None.", class_="note")
 
 
 def _shown(value: object) -> str:
@@ -234,14 +294,22 @@ def calculation_section(data: ReportData) -> Markup:
     if engines:
         made["final dose"] = f"{engines.get('final')}, dose to {engines.get('dose_to')}".replace("_", " ")
     made |= {f"influence {key}": value for key, value in document.get("influence", {}).items()}
-    made |= {f"optimisation {key}": value for key, value in document.get("optimization", {}).items()}
+    if not made.get("influence nonzeros"):  # a factorised matrix stores none
+        made.pop("influence nonzeros", None)
+    if "influence bytes" in made:
+        made["influence bytes"] = f"{made['influence bytes'] / 1e6:.1f} MB"
+    made |= {
+        f"optimisation {key.replace('_', ' ')}": value
+        for key, value in document.get("optimization", {}).items()
+        if value != []
+    }
     inputs: dict[str, int] = {}
     for item in document.get("inputs", []):
         inputs[str(item.get("kind", "?"))] = inputs.get(str(item.get("kind", "?")), 0) + 1
     if inputs:
         made["input objects"] = ", ".join(f"{count} {kind}" for kind, count in sorted(inputs.items()))
     if made:
-        columns.append(element("div", element("h3", "Calculation"), _facts(made)))
+        columns.append(element("div", element("h3", "Calculation"), _facts(made, _CALCULATION)))
     timings = [
         (key.replace("_", " "), f"{number(float(value), 1)} s") for key, value in document.get("timings_s", {}).items()
     ]

@@ -83,13 +83,16 @@ def plan_document(
     identify: bool,
     created: datetime,
 ) -> dict[str, Any]:
-    """The document without its timings; it names neither patient nor input files unless ``identify``."""
+    """The document without its timings; it names neither patient nor input files unless ``identify``.
+
+    ``findings``: on the input and what was written; those on the plan itself stand before them.
+    """
     setup, resolved = result.setup, result.setup.resolved
     grid = setup.case.density.grid
     ideal, final = samples.ideal, samples.final
     segments = sum(len(item.segments) for item in result.deliveries)
     total_mu = sum(item.meterset_mu for item in result.deliveries)
-    notes = [*findings, *_plan_findings(result, samples, total_mu)]
+    notes = [*_plan_findings(result, samples, total_mu), *result.findings, *findings]
     document: dict[str, Any] = {
         "schema": 1,
         "dicomplan": __version__,
@@ -191,6 +194,8 @@ def _robustness(found: ShiftedValues, scores: Sequence[GoalResult]) -> dict[str,
                 "goal": goal.goal.text,
                 "kind": "hard" if goal.hard else "goal",
                 "unit": goal.goal.unit,
+                "limit": goal.goal.limit,
+                "at_most": goal.goal.at_most,
                 "nominal": own,
                 "shifted": moved,
                 "worst": max(every) if goal.goal.at_most else min(every),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -36,7 +37,8 @@ from dicomplan.workflow.beam_geometry import beam_depths
 from dicomplan.workflow.plan_document import PlanSamples
 from dicomplan.workflow.plan_values import Result
 
-_LARGE_CC = 1500.0
+_UNREACHED = 1e-3
+"""A target of which less than this part lies in air or just under the skin is shown as a whole only."""
 _HU_NOTE = (
     "Piecewise linear between the rows. Generic curve, not measured on this scanner: ICRU Reports 44 and 46; "
     "U. Schneider et al., Phys Med Biol 41 (1996) 111."
@@ -136,22 +138,28 @@ def _targets(result: Result, samples: PlanSamples) -> tuple[TargetReport, ...]:
     found = []
     for target in result.setup.resolved.targets:
         whole = result.setup.structures.by_name[target.name]
-        part = Coverage(dose.grid, reachable_fraction(result.setup.case, target.name))
         of_whole = by_name[target.name]
         if of_whole is None or of_whole.volume_cc <= 0:
             continue
-        of_part = dose_samples(part, dose.dose_gy, dose.grid)
-        found.append(
-            TargetReport(
-                target.name,
-                target.dose_gy,
-                whole.volume_cc,
-                structure_metrics(of_whole),
-                part.volume_cc,
-                structure_metrics(of_part) if of_part.volume_cc > 0 else None,
-            )
-        )
+        report = TargetReport(target.name, target.dose_gy, whole.volume_cc, structure_metrics(of_whole))
+        part = _part_reached(result, target.name, whole, dose)
+        if part is not None:
+            of_part = dose_samples(part, dose.dose_gy, dose.grid)
+            metrics = structure_metrics(of_part) if of_part.volume_cc > 0 else None
+            report = replace(report, optimized_volume_cc=part.volume_cc, optimized=metrics)
+        found.append(report)
     return tuple(found)
+
+
+def _part_reached(result: Result, target: str, whole: Coverage, dose: DoseVolume) -> Coverage | None:
+    """The target without what lies in air or just under the skin, on the dose grid; None where nothing of it does.
+
+    A part is taken on the dose grid's voxels, the whole inside its contours: without a difference in volume, two rows
+    would show the difference of the two ways to sample as one of dose.
+    """
+    part = Coverage(dose.grid, reachable_fraction(result.setup.case, target))
+    all_of_it = Coverage(dose.grid, coverage_on_grid(whole, dose.grid))
+    return part if part.volume_cc < (1.0 - _UNREACHED) * all_of_it.volume_cc else None
 
 
 def _spots(result: Result, dose: DoseVolume) -> tuple[Spot, ...]:
@@ -206,7 +214,7 @@ def _machine_rows(result: Result) -> tuple[tuple[str, str], ...]:
     mlc = machine.mlc
     widths = sorted({round(float(width), 3) for width in mlc.leaf_boundaries_mm[1:] - mlc.leaf_boundaries_mm[:-1]})
     return (
-        ("Machine", machine.description or machine.name),
+        ("Description", machine.description or machine.name),
         ("Energy", f"{machine.beam.nominal_energy_mv:g} MV photons"),
         ("Source-axis distance", f"{machine.source_axis_distance_mm:g} mm"),
         ("MLC", f"{mlc.leaf_pairs} leaf pairs of {', '.join(f'{width:g}' for width in widths)} mm"),

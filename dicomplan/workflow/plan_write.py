@@ -37,9 +37,8 @@ def write_results(
     with clock.stage("write"):
         samples = plan_samples(result)
         scores = judged(result, samples)
-        findings = [*setup.findings, *result.findings]
         structure_set, written = _write_structures(folder, setup, identity)
-        findings += written
+        findings = [*setup.findings, *written]
         status = "not_deliverable" if result.final is None else "accepted" if hard_constraints_met(scores) else "failed"
         if result.final is not None:
             _write_plan_and_dose(folder, result, identity, structure_set, failed=status == "failed")
@@ -50,8 +49,8 @@ def write_results(
     data = report_data(result, samples, document, identity.created, identify=request.identify)
     (folder / "report.html").write_text(render_report(data), encoding="utf-8")
     (folder / "plan.json").write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    for finding in findings:
-        log.write(finding.severity, finding.message, stage="findings")
+    for warning in document["warnings"]:
+        log.write(warning["severity"], warning["message"], stage="findings")
     log.write("info", f"status {status}", stage="end")
     return document
 

@@ -68,13 +68,14 @@
   all("input.stepper").forEach((slider) => {
     const card = slider.closest(".beam-card"), beam = beams[Number(slider.dataset.beam)], layer = card.querySelector(".leaves"), state = card.querySelector(".state");
     const view = card.querySelectorAll("svg.bev")[1].viewBox.baseVal, left = view.x, right = view.x + view.width;
+    const rest = state.textContent;
     const step = () => {
       const number = Number(slider.value);
       card.classList.toggle("stepping", number > 0);
       layer.replaceChildren();
-      if (!number) { state.textContent = "all " + beam.segments.length + " segments"; return; }
+      if (!number) { state.textContent = rest; return; }
       const segment = beam.segments[number - 1], edges = beam.boundaries_mm;
-      state.textContent = "segment " + number + " of " + beam.segments.length + ": " + segment.mu.toFixed(2) + " MU";
+      state.textContent = beam.word + " " + number + " of " + beam.segments.length + ": " + segment.mu.toFixed(2) + " MU";
       for (let i = 0; i + 1 < edges.length; i++) {
         const y = -edges[i + 1], height = edges[i + 1] - edges[i], x1 = segment.leaves_mm[0][i], x2 = segment.leaves_mm[1][i];
         if (y > view.y + view.height || y + height < view.y) continue;
