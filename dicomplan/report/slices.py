@@ -297,7 +297,7 @@ def isodose_section(data: ReportData, levels: tuple[IsodoseLevel, ...], colors: 
     if not all(data.ct.grid.same_axes(grid) for grid in grids):
         raise ValueError("the dose and the structures must lie on the axes of the CT")
     window = f"CT window {number(WINDOW_HU[0], 0)} to {number(WINDOW_HU[1], 0)} HU"
-    note = f"{window}; the cross is the isocentre (on other slices its projection)"
+    note = f"{window}; the cross is the isocentre or its projection"
     if data.dose is not None and levels:
         reference = max(level.dose_gy / level.percent for level in levels) * 100.0
         note += f"; 100 % = {reference:.4g} Gy; maximum of the dose grid {float(data.dose.dose_gy.max()):.2f} Gy"

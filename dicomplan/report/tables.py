@@ -19,7 +19,7 @@ _QUALITY = {
     "total_mu": "Total MU of one fraction",
     "segments": "Segments (in a sliding window: intervals between control points)",
     "mu_per_gy": "MU per Gy of the highest level",
-    "modulation_complexity_score": "Modulation complexity score (McNiven; 1 is simple)",
+    "modulation_complexity_score": "Modulation complexity score (McNiven; 1: open field)",
     "average_leaf_pair_opening_mm": "Average leaf pair opening [mm]",
     "edge_metric_per_mm": "Edge metric (Younge) [1/mm]",
     "sequencing_error_percent": "Fluence: delivered against ideal, worst beam [%]",
