@@ -116,7 +116,7 @@ def test_limits_stand_in_every_shift_and_goals_as_asked(robust: helpers.Planned,
 def test_the_report_shows_every_shift(robust: helpers.Planned) -> None:
     report = robust.outcome.report.read_text(encoding="utf-8")
     assert 'id="robustness"' in report
-    assert "(7, 0, 0)" in report
+    assert "7 mm L" in report
     assert "(-7, 0, 0)" in report
 
 

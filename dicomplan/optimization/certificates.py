@@ -16,13 +16,14 @@ program with one unknown for each inequality (HiGHS, through scipy): the dual of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dicomplan.events import Cancel, ProgressCallback, ignore_progress
 from dicomplan.optimization.constraints import Constraint, ConstraintState, missing_share, relaxed
+from dicomplan.optimization.inequalities import Inequalities
 from dicomplan.optimization.meterset import meterset
 from dicomplan.optimization.operator import DoseOperator
 from dicomplan.optimization.smoothing import smoothing
@@ -32,7 +33,6 @@ from dicomplan.optimization.terms import CONVEX, Term, add_term
 FloatArray = NDArray[np.float64]
 
 _TANGENT_AT = (1.25, 2.0, 4.0)  # times the fluence: tangents that rise where that at the solution falls
-_MARGIN = 1e-9  # of the largest slope of a beamlet: what a sum of inequalities rises at least, for the rounding of the program
 _GUIDE = 1e-3  # weight of the squares that lead the search for the least share to begin with
 _ROUNDS = 30
 _ROUNDING = 1e-5  # of a limit's dose: operators may count in float32
@@ -97,75 +97,6 @@ class LeastGive:
         return self.share > _ROUNDING
 
 
-@dataclass
-class _Inequalities:
-    """Inequalities ``value + slope . x <= norm t``, each of one group (a limit's place; -1: a tangent)."""
-
-    values: list[float] = field(default_factory=list)
-    slopes: list[FloatArray] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    groups: list[int] = field(default_factory=list)
-
-    def add(self, value: float, slope: FloatArray, norm: float, group: int) -> None:
-        self.values.append(value)
-        self.slopes.append(slope)
-        self.norms.append(norm)
-        self.groups.append(group)
-
-    def best(self) -> tuple[float, FloatArray, FloatArray]:
-        """Greatest bound on t that they prove, the factor of each, and the fluence that the bound would leave.
-
-        -inf, and factors and fluence of nothing, if they prove none.
-        """
-        from scipy.optimize import linprog
-
-        values, slopes, norms = np.array(self.values), np.stack(self.slopes), np.array(self.norms)
-        nothing = (-np.inf, np.zeros(len(values)), np.zeros(slopes.shape[1]))
-        sizes = np.abs(slopes).max(axis=1)
-        sizes[sizes == 0.0] = 1.0
-        usable = self._usable(slopes)
-        rows = np.abs(slopes[usable]).max(axis=0, initial=0.0) > 0.0
-        if not (norms[usable] > 0.0).any():
-            return nothing
-        if not rows.any():
-            return nothing
-        # each inequality by its own size, each beamlet by its largest slope: every number is about 1
-        scaled = slopes[np.ix_(usable, rows)] / sizes[usable, None]
-        heights = np.abs(scaled).max(axis=0)
-        scaled = scaled / heights
-        unit = float(np.max(np.abs(norms[usable] / sizes[usable])))
-        found = linprog(
-            -values[usable] / sizes[usable],
-            A_ub=-scaled.T,
-            b_ub=np.full(scaled.shape[1], -_MARGIN),
-            A_eq=(norms[usable] / sizes[usable])[None, :] / unit,
-            b_eq=[1.0],
-            method="highs",
-            options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
-        )
-        if found.x is None or found.status != 0:
-            return nothing
-        factors = np.zeros(len(values))
-        factors[usable] = np.maximum(found.x, 0.0) / sizes[usable]
-        factors /= float(norms @ factors)
-        fluence = np.zeros(slopes.shape[1])
-        fluence[rows] = np.maximum(-found.ineqlin.marginals, 0.0) / heights
-        # the program is only trusted to propose: what counts is the sum itself
-        bound = float(values @ factors) if (factors @ slopes >= 0.0).all() else -np.inf
-        return bound, factors, fluence
-
-    @staticmethod
-    def _usable(slopes: FloatArray) -> NDArray[np.bool_]:
-        """Inequalities that fall in no beamlet in which none of the others rises."""
-        usable = np.ones(len(slopes), dtype=np.bool_)
-        while True:
-            hopeless = ~(slopes[usable] > 0.0).any(axis=0)
-            falls = (slopes[:, hopeless] < 0.0).any(axis=1) & usable
-            if not falls.any():
-                return usable
-            usable &= ~falls
-
-
 @dataclass(frozen=True)
 class _Affine:
     """The dose: ``factor`` times that of the operator, plus ``offset`` (voxels,)."""
@@ -189,7 +120,7 @@ class _Affine:
         self.cancel.check()
         return np.asarray(self.operator.adjoint(pull * self.factor), dtype=np.float64)
 
-    def limit(self, inequalities: _Inequalities, place: int, limit: Constraint, weigh: _Weights, most: float) -> None:
+    def limit(self, inequalities: Inequalities, place: int, limit: Constraint, weigh: _Weights, most: float) -> None:
         """Add the inequality of a limit with multipliers ``weigh``; nothing where it says nothing.
 
         For t by which it gives way: sum of m s (d - L (1 + s t)) <= eta v (M - L (1 + s t)), s the sign of the limit, eta
@@ -240,7 +171,7 @@ def optimality(
     for give, share in zip(problem.gives, solution.shares, strict=True):
         for k in give.constraints:
             limits[k] = relaxed(limits[k], share)
-    inequalities = _Inequalities()
+    inequalities = Inequalities()
     x = np.maximum(solution.fluence, 0.0)
     scale = solution.fluence_scale
     value, slope = _tangent(affine, problem, convex, x, scale)
@@ -328,7 +259,7 @@ def least_give(
     most = most_gy or 0.0
     best, dose = found.fluence, found.dose_gy
     reached = max(missing_share(limit, dose) for limit in limits)
-    inequalities = _Inequalities()
+    inequalities = Inequalities()
     for place, limit in proof.items():
         for weigh in _weights(limit, found.states[place]):
             affine.limit(inequalities, place, limit, weigh, most)
@@ -424,7 +355,7 @@ def _fighting(limit: Constraint, dose_gy: FloatArray, share: float, most_gy: flo
 
 
 def _conflicts(
-    inequalities: _Inequalities, factors: FloatArray, bound: float, limits: Sequence[Constraint]
+    inequalities: Inequalities, factors: FloatArray, bound: float, limits: Sequence[Constraint]
 ) -> tuple[Conflict, ...]:
     """What each limit weighs in the proof."""
     if not bound > -np.inf:

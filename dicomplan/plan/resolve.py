@@ -13,7 +13,7 @@ from dicomplan.patient.algebra import Combined, Expression, Grown, Name, express
 from dicomplan.patient.case import Structure
 from dicomplan.patient.names import normalise
 from dicomplan.plan.matching import BODY, Wanted, match_rois
-from dicomplan.plan.parse import split_optional
+from dicomplan.plan.section_reader import split_optional
 from dicomplan.plan.template import (
     DensityOverride,
     Normalization,
