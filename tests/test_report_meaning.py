@@ -17,6 +17,7 @@ from dicomplan.report.colors import structure_colors
 from dicomplan.report.goals import goals_section, header, prescription_section, unmet_section
 from dicomplan.report.robustness import robustness_section
 from dicomplan.report.tables import beams_section, calculation_section, notes_section, warnings_section
+from dicomplan.report.trade_off import trade_off_section
 from dicomplan.report.values import ReportData
 
 
@@ -157,6 +158,32 @@ def test_many_set_up_errors_go_on_in_tables_that_fit_a_page() -> None:
     words = _words("".join(tables))
     assert all(f" {step + 1} mm L " in words for step in range(20))
     assert all(f" {value:.2f} " in words for value in shifted)
+
+
+def test_a_trade_off_says_what_its_plans_miss_and_who_pays() -> None:
+    def goal(structure: str, text: str, ideal: float) -> dict[str, Any]:
+        at_most, limit = "<=" in text, float(text.split()[2])
+        return {"structure": structure, "goal": text, "kind": "goal", "priority": 1, "unit": "Gy", "limit": limit,
+                "at_most": at_most, "metric": text.split(maxsplit=1)[0], "ideal": ideal, "achieved": ideal + 40, "met": False}  # fmt: skip
+
+    goals = [goal("PTV_7000", "D2% <= 75 Gy", 74.0), goal("Larynx", "Dmean <= 45 Gy", 30.0),
+             goal("PTV_7000", "D95% >= 70 Gy", 70.2), goal("Parotid_L", "Dmean <= 26 Gy", 18.0)]  # fmt: skip
+
+    def point(*reached: float) -> dict[str, Any]:
+        pairs = zip(goals, reached, strict=True)
+        values = [{**one, "value": value, "met": (value <= one["limit"]) == one["at_most"]} for one, value in pairs]
+        return {"pair": reached[:2], "dominated": False, "values": values}
+
+    front = {"goals": goals[:2], "plan": [74.0, 30.0], "points": [point(72, 33, 68.9, 25.0), point(75, 22, 70.1, 18.2)]}
+    section = trade_off_section(_with(goals=goals, exploration=front))
+    rows = [_words(row) for row in re.findall(r"<tr>.*?</tr>", section[section.index("<tbody") :])]
+    assert "3 of 4" in rows[0]
+    assert "PTV_7000 D95% 68.90 Gy" in rows[0]
+    assert "Parotid_L Dmean 25.00 Gy (here 18.00)" in rows[0]  # within its limit, and 7 Gy worse all the same
+    assert "4 of 4 – –" in rows[1]
+    assert "this plan 74.00 30.00 4 of 4" in rows[2]  # its fluence meets all, whatever its final dose does
+    picture = _words(section[section.index("<svg") : section.index("</svg")])
+    assert "Larynx Dmean [Gy], goal ≤ 45" in picture
 
 
 def test_the_letter_below_a_beams_eye_view_is_clear_of_the_scale() -> None:

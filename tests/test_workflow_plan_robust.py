@@ -117,7 +117,7 @@ def test_the_report_shows_every_shift(robust: helpers.Planned) -> None:
     report = robust.outcome.report.read_text(encoding="utf-8")
     assert 'id="robustness"' in report
     assert "7 mm L" in report
-    assert "(-7, 0, 0)" in report
+    assert "7 mm R" in report
 
 
 @pytest.mark.parametrize(

@@ -120,9 +120,11 @@ def _front_table(front: Mapping[str, Any]) -> list[str]:
 
     rows = [("plan", *heads, "")]
     for number, point in enumerate(front["points"], start=1):
-        rows.append(row(str(number), point["pair"], "dominated" if point["dominated"] else ""))
+        missed = [f"{one['structure']} {one['goal']}" for one in point["values"] if not one["met"]]
+        notes = ["dominated"] * bool(point["dominated"]) + [f"misses {', '.join(missed)}"] * bool(missed)
+        rows.append(row(str(number), point["pair"], "; ".join(notes)))
     rows.append(row("this plan", front["plan"], "before sequencing, as all of these"))
-    return ["Trade-off, all other goals kept:", table(rows)]
+    return ["Trade-off, other goals kept at their limits:", table(rows)]
 
 
 def _value(value: float | None, unit: str) -> str:

@@ -32,8 +32,8 @@ COUNT = 7
 class Front:
     """Plans between two goals: ``values`` of every goal and hard constraint in each, on the accurate dose of the fluence.
 
-    The first plan is the best of the first goal, the last that of the second; everything else is kept as the plan itself has
-    it. ``dominated``: whether another plan of the front is as good in both goals and better in one.
+    The first plan is the best of the first goal, the last that of the second; other goals stay met, or as the plan itself
+    has them where it misses them. ``dominated``: whether another plan of the front is as good in both goals and better in one.
     """
 
     goals: tuple[StructureGoal, StructureGoal]
@@ -100,7 +100,8 @@ def explore(
 ) -> Front:
     """The front between two goals, ``count`` plans from the ideal fluence in one warm-started run.
 
-    Hard limits hold in every plan; all other goals keep what the ideal fluence reached, and the template's slack.
+    Hard limits hold in every plan; other goals are kept at their limits, those that the ideal fluence misses at what it
+    reached, and all within the template's slack: on the operator, with the difference of the ideal dose to the accurate one.
     """
     scale = case.resolved.highest_level_gy
     aims = ideal.aims

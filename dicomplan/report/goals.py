@@ -217,7 +217,7 @@ def _tiles(data: ReportData) -> Markup:
     levels = [float(level) for level in document.get("prescription", {}).get("targets", {}).values()]
     if data.dose is not None:
         largest = float(data.dose.dose_gy.max())
-        share = f" ({100.0 * largest / max(levels):.0f} %)" if levels and max(levels) > 0 else ""
+        share = f" ({100.0 * largest / max(levels):.0f}\N{NO-BREAK SPACE}%)" if levels and max(levels) > 0 else ""
         tiles.append((f"{largest:.1f} Gy", f"maximum dose{share}", ""))
     for key, label, digits in (
         ("conformity_index", "conformity (Paddick)", 2),
@@ -233,7 +233,7 @@ def _tiles(data: ReportData) -> Markup:
         else:
             tiles.append((str(segments), "segments", ""))
         per_gray = quality.get("mu_per_gy")
-        label = "MU per fraction" + (f" ({float(per_gray):.0f} MU/Gy)" if per_gray is not None else "")
+        label = "MU per fraction" + (f" ({float(per_gray):.0f}\N{NO-BREAK SPACE}MU/Gy)" if per_gray is not None else "")
         tiles.append((number(sum(beam.delivery.meterset_mu for beam in beams), 0), label, ""))
     warnings = [item for item in document.get("warnings", []) if severity(item) != "info"]
     tiles.append((str(len(warnings)), "warnings" if len(warnings) != 1 else "warning", "warn" if warnings else "good"))

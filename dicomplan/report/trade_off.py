@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from dicomplan.report.goals import bare_value_text, goal_limit
 from dicomplan.report.markup import Markup, element, join, number, section, table
 from dicomplan.report.values import ReportData
 
@@ -21,29 +22,76 @@ def trade_off_section(data: ReportData) -> Markup:
         return Markup("")
     goals, points = front["goals"], front["points"]
     heads = [f"{goal['structure']} {goal['metric']} [{goal['unit']}]" for goal in goals]
+    own = [{**goal, "value": goal.get("ideal")} for goal in data.document.get("goals", [])]
+    traded = {(goal["structure"], goal["goal"]) for goal in goals}
     rows = [
         (
-            str(place),
+            str(place) + (" (dominated)" if point["dominated"] else ""),
             *(number(value, 2) for value in point["pair"]),
-            str(sum(bool(one["met"]) for one in point["values"])),
-            "dominated" if point["dominated"] else "",
+            _met(point["values"]),
+            _missed(point["values"]),
+            _paid_by(point["values"], own, traded),
         )
         for place, point in enumerate(points, start=1)
     ]
-    rows.append(("this plan", *(number(value, 2) for value in front["plan"]), "", "its fluence, before sequencing"))
+    rows.append(("this plan", *(number(value, 2) for value in front["plan"]), _met(own), _missed(own), ""))
     note = element(
         "p",
-        "Each point is a plan of its own between the best of one goal and the best of the other; hard limits hold in all, "
-        "other goals keep what this plan's fluence reached. Accurate dose of the fluence, before sequencing. Dotted: the goals.",
+        "Each point is a plan of its own between the best of one goal and the best of the other. The search holds hard limits "
+        "and keeps other goals met, or as this plan has them where it misses them; better than its limit a goal need not "
+        "stay: the last column says which lost most. All is accurate dose of the fluence, before sequencing, this plan's too. "
+        "Dotted: the two goals.",
         class_="note",
     )
     return section(
         "trade-off",
         f"Trade-off: {goals[0]['structure']} against {goals[1]['structure']}",
         note,
-        _picture(goals, [point["pair"] for point in points], front["plan"], heads),
-        table(("Plan", *heads, "Goals met", ""), rows, numeric=(1, 2, 3)),
+        _picture(goals, [point["pair"] for point in points], front["plan"], [_axis_label(goal) for goal in goals]),
+        table(("Plan", *heads, "Goals met", "Missed", "Lost most against this plan"), rows, numeric=(1, 2, 3)),
     )
+
+
+def _axis_label(goal: Mapping[str, Any]) -> str:
+    return f"{goal['structure']} {goal['metric']} [{goal['unit']}], goal {'≤' if goal['at_most'] else '≥'} {goal['limit']:.4g}"
+
+
+def _is_met(one: Mapping[str, Any]) -> bool:
+    """Whether a goal is met by its ``value``; where ``met`` speaks of another dose, its limit decides."""
+    limit, value = goal_limit(one), one["value"]
+    if limit is None or value is None:
+        return bool(one["met"])
+    return bool(value <= limit[1] if limit[0] else value >= limit[1])
+
+
+def _met(values: Sequence[Mapping[str, Any]]) -> str:
+    return f"{sum(_is_met(one) for one in values)} of {len(values)}"
+
+
+def _missed(values: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(_value_text(one) for one in values if not _is_met(one)) or "–"
+
+
+def _value_text(one: Mapping[str, Any]) -> str:
+    metric = str(one["goal"]).split()[0]
+    return f"{one['structure']} {metric} {bare_value_text(one['value'], one)} {one['unit']}"
+
+
+def _paid_by(
+    values: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]], traded: Container[tuple[str, str]]
+) -> str:
+    """Of the other goals, that which is worse than in this plan by most (at least 0.5 of its unit), and what this plan has."""
+    before = {(one["structure"], one["goal"]): one for one in own if one["value"] is not None}
+    most, text = 0.5, "–"
+    for one in values:
+        key = (one["structure"], one["goal"])
+        limit = goal_limit(before[key]) if key in before and key not in traded else None
+        if limit is None:
+            continue
+        loss = (one["value"] - before[key]["value"]) * (1.0 if limit[0] else -1.0)
+        if loss > most:
+            most, text = loss, f"{_value_text(one)} (here {bare_value_text(before[key]['value'], one)})"
+    return text
 
 
 def _picture(
