@@ -162,9 +162,9 @@ def test_many_set_up_errors_go_on_in_tables_that_fit_a_page() -> None:
 
 def test_a_trade_off_says_what_its_plans_miss_and_who_pays() -> None:
     def goal(structure: str, text: str, ideal: float) -> dict[str, Any]:
-        at_most, limit = "<=" in text, float(text.split()[2])
-        return {"structure": structure, "goal": text, "kind": "goal", "priority": 1, "unit": "Gy", "limit": limit,
-                "at_most": at_most, "metric": text.split(" ")[0], "ideal": ideal, "achieved": 99.0, "met": False}  # fmt: skip
+        metric, sign, limit, _ = text.split()
+        return {"structure": structure, "goal": text, "kind": "goal", "priority": 1, "unit": "Gy", "limit": float(limit),
+                "at_most": sign == "<=", "metric": metric, "ideal": ideal, "achieved": 99.0, "met": False}  # fmt: skip
 
     goals = [goal("PTV_7000", "D2% <= 75 Gy", 74.0), goal("Larynx", "Dmean <= 45 Gy", 30.0),
              goal("PTV_7000", "D95% >= 70 Gy", 70.2), goal("Parotid_L", "Dmean <= 26 Gy", 18.0)]  # fmt: skip
