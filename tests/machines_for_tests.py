@@ -44,5 +44,20 @@ def without_interdigitation() -> MachineModel:
     return replace(machine, name="without_interdigitation", mlc=replace(machine.mlc, interdigitation=False))
 
 
-MACHINES = {machine.name: machine for machine in (generic_120(), without_x_jaw(), without_interdigitation())}
+def with_moving_jaws() -> MachineModel:
+    """As generic_120, with rounded leaf ends and X jaws that can follow while the beam is on; Y jaws stand still."""
+    machine = generic_120()
+    assert machine.jaw_x is not None
+    assert machine.jaw_y is not None
+    mlc = replace(machine.mlc, leaf_end_offset_mm=0.5, leaf_end_blur_mm=1.0, max_speed_mm_s=25.0)
+    jaw_x = replace(machine.jaw_x, max_speed_mm_s=25.0)
+    return replace(
+        machine, name="with_moving_jaws", mlc=mlc, jaw_x=jaw_x, jaw_y=replace(machine.jaw_y, fixed_in_beam=True)
+    )
+
+
+MACHINES = {
+    machine.name: machine
+    for machine in (generic_120(), without_x_jaw(), without_interdigitation(), with_moving_jaws())
+}
 """The machines that the property tests run on."""

@@ -103,6 +103,18 @@ def test_interdigitation_counts_only_where_it_is_forbidden():
     assert "leaf pairs 26 and 27: opposed leaves pass each other by 70.00 mm" in message
 
 
+def test_jaws_that_are_fixed_during_a_beam():
+    machine = generic_120()
+    fixed = replace(machine, jaw_x=replace(machine.jaw_x, fixed_in_beam=True))
+    shapes = aperture(), aperture(jaw_x=(-52.0, 54.0))
+    assert found(*shapes) == found(aperture(), aperture(jaw_y=(-50.0, 55.0)), machine=fixed) == ()
+    (message,) = found(*shapes, machine=fixed)
+    assert "X jaws move by 3.00 mm" in message
+    assert parse_machine(machine_file_text(load_machine("generic_6mv"))).jaw_x.fixed_in_beam is False
+    text = machine_file_text(replace(load_machine("generic_6mv"), jaw_x=fixed.jaw_x))
+    assert parse_machine(text).jaw_x == fixed.jaw_x
+
+
 def moved(way_mm, meterset, rate=None, machine=None):
     """One pair that moves by ``way_mm`` while ``meterset`` MU are given."""
     start, end = aperture([(0, 25, -40.0), (1, 25, -30.0)]), aperture([(0, 25, way_mm - 40.0), (1, 25, way_mm - 30.0)])

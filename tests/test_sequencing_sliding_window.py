@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from machines_for_tests import MACHINES, generic_120, without_interdigitation, without_x_jaw
+from machines_for_tests import MACHINES, generic_120, with_moving_jaws, without_interdigitation, without_x_jaw
 from twins import sequencing_twins as twins
 
 from dicomplan.beams.delivery import Beam, BeamDelivery
@@ -38,30 +38,38 @@ maps = st.builds(
 )
 
 
+def reached(edge, places_mm):
+    """Share of a segment at which an edge that moves linearly rightward (from, to) reaches each place."""
+    way = edge[1] - edge[0]
+    shares = np.where(places_mm >= edge[0], 1.0, 0.0) if way < 1e-12 else (places_mm - edge[0]) / way
+    return np.clip(shares, 0.0, 1.0)
+
+
 def open_mu(segments, pair, places_mm, offset_mm):
-    """Meterset for which a place lies between the radiation edges of a pair: exact, edges move linearly rightward."""
-    total = np.zeros(len(places_mm))
+    """Meterset for which a place lies between the radiation edges of a pair and no X jaw covers it; and the latter alone.
+
+    Exact: edges move linearly rightward.
+    """
+    opened, uncovered = np.zeros((2, len(places_mm)))
     for segment in segments:
         ends = np.stack([segment.aperture.leaf_positions_mm[:, pair], segment.end.leaf_positions_mm[:, pair]])
-        low, high = ends[:, 0] - offset_mm, ends[:, 1] + offset_mm
-        # shares of the segment at which the trailing and the leading edge reach the place
-        shares = []
-        for edge in (low, high):
-            way = edge[1] - edge[0]
-            reached = np.where(places_mm >= edge[0], 1.0, 0.0) if way < 1e-12 else (places_mm - edge[0]) / way
-            shares.append(np.clip(reached, 0.0, 1.0))
-        total += segment.meterset_mu * np.maximum(shares[0] - shares[1], 0.0)
-    return total
+        closes, opens = reached(ends[:, 0] - offset_mm, places_mm), reached(ends[:, 1] + offset_mm, places_mm)
+        covers, uncovers = np.ones(len(places_mm)), np.zeros(len(places_mm))
+        if segment.aperture.jaw_x_mm is not None:
+            jaws = np.stack([segment.aperture.jaw_x_mm, segment.end.jaw_x_mm])
+            covers, uncovers = reached(jaws[:, 0], places_mm), reached(jaws[:, 1], places_mm)
+        uncovered += segment.meterset_mu * np.maximum(covers - uncovers, 0.0)
+        opened += segment.meterset_mu * np.maximum(np.minimum(closes, covers) - np.maximum(opens, uncovers), 0.0)
+    return opened, uncovered
 
 
 def delivered(done, machine, pair, edges_mm, samples=40):
-    """Mean fluence of each column with transmission, MU."""
-    meterset = sum(segment.meterset_mu for segment in done.segments)
+    """Mean fluence of each column with what the leaves transmit where no jaw is, MU."""
     share = (np.arange(samples) + 0.5) / samples
     places = (edges_mm[:-1, None] + np.diff(edges_mm)[:, None] * share).ravel()
-    opened = open_mu(done.segments, pair, places, machine.mlc.leaf_end_offset_mm).reshape(-1, samples).mean(axis=1)
+    opened, uncovered = open_mu(done.segments, pair, places, machine.mlc.leaf_end_offset_mm)
     through = machine.mlc.transmission
-    return through * meterset + (1.0 - through) * opened
+    return (through * uncovered + (1.0 - through) * opened).reshape(-1, samples).mean(axis=1)
 
 
 @settings(deadline=None, max_examples=40)
@@ -86,7 +94,7 @@ def test_any_fluence_is_within_limits_and_integrates_back(fluence, name, shift):
         seen = slice(used[0], used[-1] + 1)
         for row in np.flatnonzero((part > 0).any(axis=1)):
             found = delivered(done, machine, first + row, own[seen.start : seen.stop + 1])
-            wanted = np.maximum(part[row, seen], done.floor_mu)
+            wanted = np.maximum(part[row, seen], done.floors_mu[seen])
             assert np.abs(found - wanted).max() <= 0.005 * part.max()
             np.testing.assert_allclose(done.delivered_mu[row, seen], found, atol=0.002 * part.max())
 
@@ -164,11 +172,51 @@ def test_without_jaws_no_row_waits_outside_of_the_field():
     machine = without_x_jaw()
     done = slide(fluence, edges, 30, machine, accuracy=0.002)
     for pair in (30, 31):
-        beside = open_mu(done.segments, pair, np.array([edges[0] - 6.0, edges[0] - 0.5, edges[-1] + 0.5, 43.0]), 0.0)
+        places = np.array([edges[0] - 6.0, edges[0] - 0.5, edges[-1] + 0.5, 43.0])
+        beside, _ = open_mu(done.segments, pair, places, 0.0)
         assert beside.max() <= done.floor_mu + 0.5
     # with X jaws the same rows wait under them
     under = slide(fluence, edges, 30, generic_120())
     assert under.floor_mu < done.floor_mu
+
+
+def test_jaws_follow_the_sweep_where_they_can_move():
+    """Beside the sweep nothing leaks through leaves, so that the floor falls; the fluence is the same."""
+    fluence = random_map(8, 6, 16, 0.3)
+    edges = 5.0 * np.arange(-8, 9)
+    still, follow = (slide(fluence, edges, 27, machine) for machine in (generic_120(), with_moving_jaws()))
+    jaws = np.array([one.aperture.jaw_x_mm for one in follow.segments] + [follow.segments[-1].end.jaw_x_mm])
+    assert (np.diff(jaws, axis=0) >= 0.0).all()
+    assert np.ptp(jaws, axis=0).min() > 20.0
+    assert {one.aperture.jaw_x_mm for one in still.segments} == {(-40.0, 40.0)}
+    assert (follow.floors_mu < still.floors_mu).all()
+    rows = (fluence > 0).any(axis=1)
+    for done in (still, follow):
+        wanted = np.maximum(fluence, done.floors_mu)
+        assert np.abs(done.delivered_mu - wanted)[rows].max() <= 0.005 * fluence.max()
+    # jaws that must stand still, or of which no speed is stated, do
+    machine = with_moving_jaws()
+    fixed = replace(machine, jaw_x=replace(machine.jaw_x, fixed_in_beam=True))
+    assert violations(BeamDelivery(BEAM, follow.segments, follow.dose_rate_mu_min), machine) == ()
+    assert any("fixed during a beam" in text for text in violations(BeamDelivery(BEAM, follow.segments), fixed))
+    for one in slide(fluence, edges, 27, fixed).segments:
+        assert one.aperture.jaw_x_mm == one.end.jaw_x_mm == (-42.0, 42.0)
+
+
+def test_slow_jaws_start_earlier_and_come_later():
+    fluence = random_map(9, 4, 12, 0.0)
+    edges = 5.0 * np.arange(-6, 7)
+    machine = with_moving_jaws()
+    slow = replace(machine, jaw_x=replace(machine.jaw_x, max_speed_mm_s=8.0))
+    quick, late = slide(fluence, edges, 28, machine), slide(fluence, edges, 28, slow)
+    assert violations(BeamDelivery(BEAM, late.segments, late.dose_rate_mu_min), slow) == ()
+    assert any("X jaws at" in text for text in violations(BeamDelivery(BEAM, quick.segments), slow))
+    places = 5.0 * np.arange(-6, 6) + 2.5
+    for pair in range(28, 32):
+        opened, uncovered = open_mu(late.segments, pair, places, 0.0)
+        assert (opened <= uncovered + 1e-9).all()
+        np.testing.assert_allclose(opened, open_mu(quick.segments, pair, places, 0.0)[0], atol=0.01 * fluence.max())
+        assert uncovered.sum() > open_mu(quick.segments, pair, places, 0.0)[1].sum()
 
 
 def test_floor_is_transmission_and_gap():

@@ -17,7 +17,8 @@ TOLERANCE_MU = 1e-6
 def violations(delivery: BeamDelivery, machine: MachineModel) -> tuple[str, ...]:
     """Every limit of ``machine`` that ``delivery`` breaks, as sentences with beam, segment, leaf pair, found and allowed.
 
-    Looked at: jaws present where the machine has them, their travel and opening; number of leaf pairs; finite
+    Looked at: jaws present where the machine has them, their travel and opening, and that those stand still which
+    cannot move during a beam; number of leaf pairs; finite
     positions; opposed leaves that overlap or stand closer than the minimum gap (a pair that is closed and does not
     move during the beam may touch); over-travel past the axis and retraction from it; leaf span of each bank;
     interdigitation where the machine forbids it; meterset of each segment; gantry and couch angles that the machine's
@@ -58,6 +59,7 @@ def violations(delivery: BeamDelivery, machine: MachineModel) -> tuple[str, ...]
                 sound.append((where, aperture))
         if segment.end is not None and np.shape(segment.end.leaf_positions_mm) == (2, pairs):
             found += _speed_violations(where, segment, machine, rate or machine.dose_rate_mu_min)
+    found += [f"{beam}: {text}" for text in _jaws_that_should_stand_still(delivery, machine)]
     if sound:
         positions = np.stack([aperture.leaf_positions_mm for _, aperture in sound])
         still = (np.abs(positions - positions[0]) <= TOLERANCE_MM).all(axis=(0, 1))
@@ -106,6 +108,23 @@ def _speed_violations(where: str, segment: Segment, machine: MachineModel, rate_
             speed = way / seconds if seconds > 0 else np.inf
             allowed = f"allowed up to {model.max_speed_mm_s:g} mm/s at {rate_mu_min:g} MU/min"
             found.append(f"{where}: {axis} jaws at {speed:.1f} mm/s, {allowed}")
+    return found
+
+
+def _jaws_that_should_stand_still(delivery: BeamDelivery, machine: MachineModel) -> list[str]:
+    """Jaws that do not stand where they stood at the first control point, on a machine whose jaws are fixed in a beam."""
+    shapes = [shape for one in delivery.segments for shape in (one.aperture, one.end) if shape is not None]
+    found = []
+    for axis, model, jaws in (
+        ("X", machine.jaw_x, [shape.jaw_x_mm for shape in shapes]),
+        ("Y", machine.jaw_y, [shape.jaw_y_mm for shape in shapes]),
+    ):
+        if model is None or not model.fixed_in_beam:
+            continue
+        edges = np.array([jaw for jaw in jaws if jaw is not None and np.isfinite(jaw).all()])
+        way = float(np.ptp(edges, axis=0).max()) if len(edges) else 0.0
+        if way > 2.0 * TOLERANCE_MM:
+            found.append(f"{axis} jaws move by {way:.2f} mm, allowed 0 mm: they are fixed during a beam")
     return found
 
 

@@ -13,7 +13,8 @@ class JawModel:
     """A pair of independent jaws: travel limits of the first and second edge at isocentre, mm.
 
     ``transmission``: fluence behind a closed jaw relative to the open field. ``max_speed_mm_s``: greatest speed of an
-    edge at isocentre, 0 where the machine file does not state it.
+    edge at isocentre, 0 where the machine file does not state it. ``fixed_in_beam``: whether they stand still from the
+    first control point of a beam to the last.
     """
 
     first_range_mm: tuple[float, float]
@@ -21,6 +22,7 @@ class JawModel:
     min_opening_mm: float
     transmission: float = 0.0
     max_speed_mm_s: float = 0.0
+    fixed_in_beam: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ coordinates. Keys marked * may be left out; a jaw table that is left out means t
     description = "..."
     provenance = ["...", "..."]               # * which data set which parameter
     [geometry]     source_axis_distance_mm
-    [jaw_x] *      first_range_mm = [low, high], second_range_mm, min_opening_mm, transmission *, max_speed_mm_s *
+    [jaw_x] *      first_range_mm = [low, high], second_range_mm, min_opening_mm, transmission *, max_speed_mm_s *,
+                   fixed_in_beam = true or false * (false)
     [jaw_y] *      as [jaw_x]
     [mlc]          leaf_boundaries_mm = [-200, -190, ...] or leaf_widths_mm = [[pairs, width], ...] about 0;
                    leaf_span_mm, over_travel_mm, retraction_mm, min_gap_mm, interdigitation, transmission,
@@ -158,6 +159,7 @@ def _jaw(table: Table | None) -> JawModel | None:
         table.number("min_opening_mm", 0, 2 * end, "mm"),
         table.number("transmission", 0, 1, default=0.0),
         table.number("max_speed_mm_s", 0, 1000, "mm/s", default=0.0),
+        table.has("fixed_in_beam") and table.flag("fixed_in_beam"),
     )
     widest = jaw.second_range_mm[1] - jaw.first_range_mm[0]
     if jaw.min_opening_mm > widest:

@@ -90,7 +90,8 @@ def _row(key: str, value: float) -> str:
 def _jaw(jaw: JawModel) -> list[str]:
     first, second = (", ".join(map(_number, span)) for span in (jaw.first_range_mm, jaw.second_range_mm))
     lines = [f"first_range_mm = [{first}]", f"second_range_mm = [{second}]"]
-    return [*lines, *(_row(key, getattr(jaw, key)) for key in ("min_opening_mm", "transmission", "max_speed_mm_s"))]
+    lines += [_row(key, getattr(jaw, key)) for key in ("min_opening_mm", "transmission", "max_speed_mm_s")]
+    return [*lines, "fixed_in_beam = true"] if jaw.fixed_in_beam else lines
 
 
 def _boundaries(machine: MachineModel) -> list[str]:

@@ -13,6 +13,7 @@ from dicomplan.machine.model import JawModel, MachineModel
 from dicomplan.sequencing.decompose import Decomposition
 
 FloatArray = NDArray[np.float64]
+_Jaws = tuple[tuple[float, float] | None, tuple[float, float] | None]
 
 POSITION_DIGITS = 2
 """Decimals (mm) of every leaf and jaw position, here as in the RTPLAN: what is read back is what was meant."""
@@ -38,10 +39,16 @@ class LeafShapes:
 def usable_span_mm(machine: MachineModel) -> float:
     """Widest open extent (mm) of one carriage group at which closed pairs can still be parked under an X jaw.
 
-    The leaf span, less the rounding of the jaw, the gap of a parked pair and 1 mm under the jaw edge.
+    The leaf span, less the jaw's margin and rounding, the gap of a parked pair and 1 mm under the jaw edge.
     """
-    room = 2.0 + gap_mm(machine) if machine.jaw_x is not None else gap_mm(machine)
-    return machine.mlc.leaf_span_mm - room
+    if machine.jaw_x is None:
+        return machine.mlc.leaf_span_mm - gap_mm(machine)
+    return machine.mlc.leaf_span_mm - (2.0 + gap_mm(machine) + jaw_margin_mm(machine))
+
+
+def jaw_margin_mm(machine: MachineModel) -> float:
+    """How far an X jaw stands off the leaf tips at least, so that it does not cut what shines through rounded leaf ends."""
+    return machine.mlc.leaf_end_offset_mm + 2.0 * machine.mlc.leaf_end_blur_mm
 
 
 def apertures(
@@ -59,27 +66,29 @@ def apertures(
 
 
 def place_leaves(shapes: LeafShapes, machine: MachineModel) -> list[Aperture]:
-    """The apertures of one beam: every leaf pair of the machine, and jaws that stay still during the beam.
+    """The apertures of one beam: every leaf pair of the machine, and the jaws of each segment.
 
-    Jaws open to the extent of all shapes, rounded outward to 1 mm, within their travel. Open pairs narrower than the
-    minimum gap are widened to it about their centre. A pair that is closed in a segment is parked: under the nearer X
-    jaw edge (by up to :data:`PARKING_DEPTH_MM`) as far as leaf span and over-travel allow, all pairs of a segment on one
-    side; where no jaw can hide it, at the place of its row that gets most fluence, where the minimum gap adds the least
-    in proportion. A pair that never opens stands still: touching at the middle when the Y jaws hide it, else parked as
-    the others. Where the machine forbids interdigitation, closed pairs keep the places the shapes give them, and the
-    pairs beyond the map's rows go with its outermost ones. Positions have :data:`POSITION_DIGITS` decimals.
+    Jaws open to the extent of a segment's own shape (of all shapes where the machine's jaws are fixed during a beam),
+    rounded outward to 1 mm, within their travel. Open pairs narrower than the minimum gap are widened to it about their
+    centre. A pair that is closed in a segment is parked: beyond the X jaws of all segments (by up to
+    :data:`PARKING_DEPTH_MM`), or else under the segment's own, as far as leaf span and over-travel allow, all pairs of a
+    segment on one side; where no jaw can hide it, at the place of its row that gets most fluence, where the minimum gap
+    adds the least in proportion. A pair that never opens stands still: touching at the middle when the Y jaws hide it in
+    all segments, else parked as the others. Where the machine forbids interdigitation, closed pairs keep the places the
+    shapes give them, and the pairs beyond the map's rows go with its outermost ones. Positions have
+    :data:`POSITION_DIGITS` decimals.
     """
     left, right = _at_least_gap(shapes, machine)
     opened = right > left
     if not opened.any():
         return []
-    jaw_x, jaw_y = _jaws(shapes.first_leaf_pair, left, right, opened, machine)
+    jaws = _jaws_of_segments(shapes.first_leaf_pair, left, right, opened, machine)
     if machine.mlc.interdigitation:
-        banks = _parked(shapes, left, right, opened, jaw_x, jaw_y, machine)
+        banks = _parked(shapes, left, right, opened, jaws, machine)
     else:
         banks = _kept_in_line(shapes.first_leaf_pair, left, right, opened, machine)
     banks = np.round(banks, POSITION_DIGITS) + 0.0
-    return [Aperture(banks[segment], jaw_y, jaw_x) for segment in range(len(banks))]
+    return [Aperture(shape, jaw_y, jaw_x) for shape, (jaw_x, jaw_y) in zip(banks, jaws, strict=True)]
 
 
 def open_intervals(apertures_: Sequence[Aperture], machine: MachineModel) -> tuple[FloatArray, FloatArray]:
@@ -133,13 +142,32 @@ def _at_least_gap(shapes: LeafShapes, machine: MachineModel) -> tuple[FloatArray
     return np.where(narrow, start, left), np.where(narrow, start + gap, right)
 
 
+def _jaws_of_segments(
+    first_leaf_pair: int, left: FloatArray, right: FloatArray, opened: NDArray[np.bool_], machine: MachineModel
+) -> list[_Jaws]:
+    """X and Y jaws of each segment; a segment that opens nothing has those of the beam."""
+    whole_x, whole_y = _jaws(first_leaf_pair, left, right, opened, machine)
+    found = []
+    for segment in range(len(left)):
+        one = slice(segment, segment + 1)
+        own_x, own_y = whole_x, whole_y
+        if opened[segment].any():
+            own_x, own_y = _jaws(first_leaf_pair, left[one], right[one], opened[one], machine)
+        found.append((whole_x if _fixed(machine.jaw_x) else own_x, whole_y if _fixed(machine.jaw_y) else own_y))
+    return found
+
+
+def _fixed(jaw: JawModel | None) -> bool:
+    return jaw is not None and jaw.fixed_in_beam
+
+
 def _jaws(
     first_leaf_pair: int, left: FloatArray, right: FloatArray, opened: NDArray[np.bool_], machine: MachineModel
-) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+) -> _Jaws:
     """X and Y jaws that just uncover all open intervals."""
     rows = np.flatnonzero(opened.any(axis=0)) + first_leaf_pair
-    boundaries = machine.mlc.leaf_boundaries_mm
-    jaw_x = jaw_edges(machine.jaw_x, float(left[opened].min()), float(right[opened].max()))
+    boundaries, margin = machine.mlc.leaf_boundaries_mm, jaw_margin_mm(machine)
+    jaw_x = jaw_edges(machine.jaw_x, float(left[opened].min()) - margin, float(right[opened].max()) + margin)
     jaw_y = jaw_edges(machine.jaw_y, float(boundaries[rows[0]]), float(boundaries[rows[-1] + 1]))
     return jaw_x, jaw_y
 
@@ -165,8 +193,7 @@ def _parked(
     left: FloatArray,
     right: FloatArray,
     opened: NDArray[np.bool_],
-    jaw_x: tuple[float, float] | None,
-    jaw_y: tuple[float, float] | None,
+    jaws: Sequence[_Jaws],
     machine: MachineModel,
 ) -> FloatArray:
     """(S, 2, N) leaf positions with closed pairs parked, for machines whose leaves may interdigitate."""
@@ -177,15 +204,16 @@ def _parked(
     banks = np.full((len(left), 2, pairs), middle)
     idle = np.ones(pairs, np.bool_)
     idle[rows] = ~opened.any(axis=0)
-    exposed = uncovered_height_mm(jaw_y, machine) > 0
+    exposed = np.any([uncovered_height_mm(jaw_y, machine) > 0 for _, jaw_y in jaws], axis=0)
 
-    whole = parking_place(left[opened], right[opened], jaw_x, machine)
+    whole = parking_place(left[opened], right[opened], _outermost([jaw_x for jaw_x, _ in jaws]), machine)
     if whole is not None:
         banks[:, :, idle & exposed] = np.array([whole, whole + gap])[None, :, None]
     for segment in range(len(left)):
         place = whole
         if place is None and opened[segment].any():
-            place = parking_place(left[segment, opened[segment]], right[segment, opened[segment]], jaw_x, machine)
+            own = opened[segment]
+            place = parking_place(left[segment, own], right[segment, own], jaws[segment][0], machine)
         for row in range(left.shape[1]):
             pair = shapes.first_leaf_pair + row
             if opened[segment, row]:
@@ -194,6 +222,12 @@ def _parked(
                 start = place if place is not None else _busiest_place(shapes.weights, left, right, row, gap)
                 banks[segment, :, pair] = start, start + gap
     return banks
+
+
+def _outermost(jaws_mm: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    """The edges between which every one of the jaws opens."""
+    present = [jaw for jaw in jaws_mm if jaw is not None]
+    return (min(jaw[0] for jaw in present), max(jaw[1] for jaw in present)) if present else None
 
 
 def parking_place(

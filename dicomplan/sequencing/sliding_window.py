@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from dicomplan.beams.delivery import Aperture, Segment
 from dicomplan.errors import NotDeliverableError
 from dicomplan.machine.model import MachineModel
-from dicomplan.sequencing.apertures import POSITION_DIGITS, gap_mm, jaw_edges, parking_place, uncovered_height_mm
+from dicomplan.sequencing.apertures import POSITION_DIGITS, gap_mm, jaw_edges, jaw_margin_mm, parking_place, uncovered_height_mm
 from dicomplan.sequencing.fluence import FluenceError, fluence_error
+from dicomplan.sequencing.following_jaws import SPEED_SHARE, can_follow, following_jaws, seen_through_jaws_mu
 from dicomplan.sequencing.step_and_shoot import METERSET_DIGITS
 from dicomplan.sequencing.trajectories import (
     Demands,
@@ -40,7 +41,6 @@ SWEEP_SHARE = 0.15
 DOSE_RATE_STEP_MU_MIN = 50.0
 """Dose rates are chosen in steps of this."""
 
-_SPEED_SHARE = 0.995  # of the greatest speed: what rounding of printed metersets and positions may add stays below it
 _LEAST_STEP_MU = 0.02  # between control points: printed metersets are then right to 0.25 %
 _TRANSMISSION_ROUNDS = 50
 
@@ -49,8 +49,9 @@ _TRANSMISSION_ROUNDS = 50
 class SlidingWindow:
     """A map as one sweep.
 
-    ``segments`` move one after the other, metersets of one fraction at ``dose_rate_mu_min``. ``floor_mu``: what the beam
-    leaves everywhere in its field at least: transmission times its meterset, and what the minimum gap adds in passing.
+    ``segments`` move one after the other, metersets of one fraction at ``dose_rate_mu_min``. ``floors_mu`` (cols,): what
+    the beam leaves in each column of its field at least: transmission times the meterset for which no jaw covers it, and
+    what the minimum gap adds in passing; ``floor_mu``: the highest of them.
     ``delivered_mu`` (rows, cols): the fluence with transmission (not the source's size); ``error`` against the map.
     ``synchronised``: neighbouring pairs move so that no tongue shades what both are to give (asked for, and not too dear).
     """
@@ -61,6 +62,7 @@ class SlidingWindow:
     delivered_mu: FloatArray
     error: FluenceError
     synchronised: bool = False
+    floors_mu: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
 def slide(
@@ -79,12 +81,13 @@ def slide(
     isocentre; where the window at minimum gap is wider than a column, means over the window's width are delivered.
     Leaves move in the sense of rising x, at most at the machine's speed while it gives ``dose_rate_mu_min`` (its
     greatest unless stated). What leaves transmit is subtracted beforehand (open = (wanted - t M) / (1 - t), t the
-    transmission, M the meterset), and leaf tips stand ``leaf_end_offset_mm`` ahead of the edges of radiation that they
+    transmission, M the meterset for which no jaw covers the column), and leaf tips stand ``leaf_end_offset_mm`` ahead of the edges of radiation that they
     make. Neighbouring pairs are ``synchronised`` against tongue-and-groove underdose (where the machine has tongues,
     unless stated; as long as it costs little), else kept from passing the opposed neighbour where the machine asks for it.
     Either may raise the floor: a row of little fluence cannot wait for its neighbour.
 
-    Under X jaws rows wait for each other at both ends; without them all rows move all the time. Control points are
+    Under X jaws rows wait for each other at both ends; without them all rows move all the time. X jaws that can move
+    while the beam is on follow the leaves (:mod:`~dicomplan.sequencing.following_jaws`). Control points are
     linear between some of the leaves' waits, so that ``accuracy`` (part of the map's maximum) is kept. A map of zeros
     gives no segments. Raises NotDeliverableError for a map that the leaves cannot reach or that no trajectories fit;
     ValueError for one that does not fit the edges or the machine's leaf pairs.
@@ -106,20 +109,27 @@ def slide(
     part, part_edges = _wide_columns(fluence[moving][:, columns], edges[columns.start : columns.stop + 1], window)
     part, part_edges, jaw_x = _to_the_jaws(part, part_edges, window, machine)
     coupled, synchronised = _coupled(moving, machine, synchronised)
-    pace = rate / 60.0 / (_SPEED_SHARE * (machine.mlc.max_speed_mm_s or UNSTATED_SPEED_MM_S))
+    pace = rate / 60.0 / (SPEED_SHARE * (machine.mlc.max_speed_mm_s or UNSTATED_SPEED_MM_S))
     demands = Demands(pace, window, coupled, synchronised, spread=jaw_x is None)
     found, demands = _corrected(part, part_edges, demands, machine)
     paths = trajectories(found, window)
     times = control_times(paths, part_edges, accuracy * float(part.max()), _LEAST_STEP_MU)
-    apertures = _on_the_machine(paths.at(times), first_leaf_pair + moving, part_edges, jaw_x, machine)
+    windows = paths.at(times)
+    jaws = None if jaw_x is None else following_jaws(windows, times, jaw_x, rate, machine)
+    apertures = _on_the_machine(windows, first_leaf_pair + moving, part_edges, jaw_x, jaws, machine)
     segments = _segments(apertures, times)
-    delivered = np.zeros_like(fluence)
+    own_edges = edges[columns.start : columns.stop + 1]
     through = machine.mlc.transmission
-    opened = column_fluence(times, paths.at(times), edges[columns.start : columns.stop + 1])
+    seen = np.full(len(own_edges) - 1, found.meterset_mu)
+    if jaws is not None:
+        seen = column_fluence(times, jaws[:, :, None], own_edges)[0]
+    opened = column_fluence(times, windows, own_edges)
     within = np.ix_(moving, np.arange(columns.start, columns.stop))
-    delivered[within] = through * found.meterset_mu + (1.0 - through) * opened
-    floor = through * found.meterset_mu + (1.0 - through) * found.floor_mu
-    return SlidingWindow(segments, rate, floor, delivered, fluence_error(delivered, fluence), demands.synchronised)
+    delivered, floors = np.zeros_like(fluence), np.zeros(fluence.shape[1])
+    delivered[within] = through * seen + (1.0 - through) * opened
+    floors[columns] = through * seen + (1.0 - through) * found.floor_mu
+    error = fluence_error(delivered, fluence)
+    return SlidingWindow(segments, rate, float(floors.max()), delivered, error, demands.synchronised, floors)
 
 
 def sparing_dose_rate(fluence_mu: FloatArray, x_edges_mm: FloatArray, machine: MachineModel) -> float:
@@ -134,7 +144,7 @@ def sparing_dose_rate(fluence_mu: FloatArray, x_edges_mm: FloatArray, machine: M
         return machine.dose_rate_mu_min
     width = float(x_edges_mm[used[-1] + 1] - x_edges_mm[used[0]])
     rises = float(np.clip(np.diff(fluence, axis=1, prepend=0.0), 0.0, None).sum(axis=1).max())
-    speed = _SPEED_SHARE * (machine.mlc.max_speed_mm_s or UNSTATED_SPEED_MM_S)
+    speed = SPEED_SHARE * (machine.mlc.max_speed_mm_s or UNSTATED_SPEED_MM_S)
     rate = 60.0 * SWEEP_SHARE / (1.0 - SWEEP_SHARE) * rises * speed / width
     steps = max(1.0, np.floor(rate / DOSE_RATE_STEP_MU_MIN))
     return float(min(steps * DOSE_RATE_STEP_MU_MIN, machine.dose_rate_mu_min))
@@ -175,7 +185,8 @@ def _to_the_jaws(
     fluence: FloatArray, edges: FloatArray, window: float, machine: MachineModel
 ) -> tuple[FloatArray, FloatArray, tuple[float, float] | None]:
     """The map with empty columns up to where the X jaws can hide a waiting window, and the jaws."""
-    jaw_x = jaw_edges(machine.jaw_x, float(edges[0]), float(edges[-1]))
+    margin = jaw_margin_mm(machine) - machine.mlc.leaf_end_offset_mm  # edges are those of radiation already
+    jaw_x = jaw_edges(machine.jaw_x, float(edges[0]) - margin, float(edges[-1]) + margin)
     if jaw_x is None:
         return fluence, edges, None
     rows = len(fluence)
@@ -197,8 +208,10 @@ def _corrected(
     """
     through = machine.mlc.transmission
     meterset = floor = 0.0
+    seen = np.zeros(wanted.shape[1])
+    follows = can_follow(machine)
     for _ in range(_TRANSMISSION_ROUNDS):
-        opened = np.maximum((wanted - through * meterset) / (1.0 - through), 0.0)
+        opened = np.maximum((wanted - through * seen) / (1.0 - through), 0.0)
         found = lowest_passages(opened, edges, demands, floor)
         if demands.synchronised:
             alone = lowest_passages(opened, edges, _unsynchronised(demands, machine), 0.0)
@@ -208,6 +221,7 @@ def _corrected(
         if abs(found.meterset_mu - meterset) <= 1e-9 * found.meterset_mu:
             break
         meterset = found.meterset_mu
+        seen = seen_through_jaws_mu(found, machine) if follows else np.full_like(seen, meterset)
     return found, demands
 
 
@@ -221,9 +235,13 @@ def _on_the_machine(
     pairs: NDArray[np.intp],
     edges: FloatArray,
     jaw_x: tuple[float, float] | None,
+    jaws_mm: FloatArray | None,
     machine: MachineModel,
 ) -> list[Aperture]:
-    """Apertures for the windows (times, 2, rows) of leaf pairs ``pairs``: tips, still pairs, jaws; rounded as printed."""
+    """Apertures for the windows (times, 2, rows) of leaf pairs ``pairs``: tips, still pairs, jaws; rounded as printed.
+
+    Still pairs hide behind the outermost places ``jaw_x`` of the X jaws ``jaws_mm`` (times, 2).
+    """
     mlc, gap = machine.mlc, gap_mm(machine)
     second = np.round(windows[:, 1] - mlc.leaf_end_offset_mm, POSITION_DIGITS)
     first = np.minimum(np.round(windows[:, 0] + mlc.leaf_end_offset_mm, POSITION_DIGITS), second - gap)
@@ -242,7 +260,9 @@ def _on_the_machine(
         banks[:, :, : pairs[0]] = banks[:, :, pairs[0], None]
         banks[:, :, pairs[-1] + 1 :] = banks[:, :, pairs[-1], None]
     banks = np.round(banks, POSITION_DIGITS) + 0.0
-    return [Aperture(shape, jaw_y, jaw_x) for shape in banks]
+    if jaws_mm is None:
+        return [Aperture(shape, jaw_y, jaw_x) for shape in banks]
+    return [Aperture(shape, jaw_y, (low, high)) for shape, (low, high) in zip(banks, jaws_mm.tolist(), strict=True)]
 
 
 def _check_reach(first: FloatArray, second: FloatArray, machine: MachineModel) -> None:
