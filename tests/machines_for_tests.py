@@ -57,7 +57,6 @@ def with_moving_jaws() -> MachineModel:
 
 
 MACHINES = {
-    machine.name: machine
-    for machine in (generic_120(), without_x_jaw(), without_interdigitation(), with_moving_jaws())
+    machine.name: machine for machine in (generic_120(), without_x_jaw(), without_interdigitation(), with_moving_jaws())
 }
 """The machines that the property tests run on."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from machines_for_tests import MACHINES, generic_120, with_moving_jaws, without_interdigitation, without_x_jaw
 from twins import sequencing_twins as twins
 
+from dicomplan.beams.beamlets import column_mm
 from dicomplan.beams.delivery import Beam, BeamDelivery
 from dicomplan.beams.limits import violations
 from dicomplan.errors import NotDeliverableError
@@ -77,8 +78,8 @@ def delivered(done, machine, pair, edges_mm, samples=40):
 def test_any_fluence_is_within_limits_and_integrates_back(fluence, name, shift):
     machine = EVERY[name]
     assume(fluence.any())
-    # columns no narrower than the window at minimum gap: what is narrower no leaves can deliver
-    width = max(5.0, np.ceil(machine.mlc.min_gap_mm + 2 * machine.mlc.leaf_end_offset_mm))
+    # columns are no narrower than the window at minimum gap: what is narrower no leaves can deliver
+    width = column_mm(machine.mlc)
     edges = width * (shift - fluence.shape[1] // 2 + np.arange(fluence.shape[1] + 1))
     first = machine.mlc.leaf_pairs // 2 - fluence.shape[0] // 2
     for columns, share in carriage_groups(edges, fluence, usable_span_mm(machine)):

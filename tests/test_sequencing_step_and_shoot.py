@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from machines_for_tests import MACHINES, generic_120, without_x_jaw
 from twins import sequencing_twins as twins
 
+from dicomplan.beams.beamlets import column_mm
 from dicomplan.beams.delivery import Aperture, Beam, BeamDelivery, Segment
 from dicomplan.beams.limits import violations
 from dicomplan.dose.fluence import aperture_transmission
+from dicomplan.machine.library import load_machine, machine_names
 from dicomplan.sequencing.apertures import apertures, open_area_cm2, open_intervals, usable_span_mm
 from dicomplan.sequencing.carriage import carriage_groups
 from dicomplan.sequencing.decompose import decompose
@@ -19,6 +21,7 @@ from dicomplan.sequencing.fluence import discretised, fluence_error, fluence_of_
 from dicomplan.sequencing.small_segments import merge_or_drop_small
 from dicomplan.sequencing.step_and_shoot import rounded, sequence, with_metersets
 
+EVERY = {**MACHINES, **{name: load_machine(name) for name in machine_names()}}
 BEAM = Beam(1, "1_G000", 0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
 
 
@@ -29,6 +32,12 @@ def random_map(seed, rows, cols, closed=0.3, smooth=True):
         fluence = (fluence + np.roll(fluence, 1, axis=1) + np.roll(fluence, 1, axis=0)) / 3
     fluence[random.random(rows) < 0.2] = 0.0
     return fluence
+
+
+def within_reach(fluence, edges, machine):
+    """The part of a map that leaves of both banks can reach: where beamlets lie."""
+    columns = np.flatnonzero(np.abs(edges) <= machine.mlc.over_travel_mm)
+    return fluence[:, columns[:-1]], edges[columns]
 
 
 maps = st.builds(
@@ -42,10 +51,11 @@ maps = st.builds(
 
 
 @settings(deadline=None, max_examples=40)
-@given(maps, st.sampled_from(sorted(MACHINES)), st.integers(1, 8), st.integers(-10, 10))
+@given(maps, st.sampled_from(sorted(EVERY)), st.integers(1, 8), st.integers(-10, 10))
 def test_any_fluence_gives_beams_within_the_limits(fluence, name, levels, shift):
-    machine = MACHINES[name]
-    edges = 5.0 * (shift - fluence.shape[1] // 2 + np.arange(fluence.shape[1] + 1))
+    machine = EVERY[name]
+    edges = column_mm(machine.mlc) * (shift - fluence.shape[1] // 2 + np.arange(fluence.shape[1] + 1))
+    fluence, edges = within_reach(fluence, edges, machine)
     first = machine.mlc.leaf_pairs // 2 - fluence.shape[0] // 2
     for columns, share in carriage_groups(edges, fluence, usable_span_mm(machine)):
         part = fluence[:, columns] * share
@@ -60,6 +70,35 @@ def test_any_fluence_gives_beams_within_the_limits(fluence, name, levels, shift)
                 again = rounded(segment)
                 assert np.array_equal(again.aperture.leaf_positions_mm, segment.aperture.leaf_positions_mm)
                 assert again.meterset_mu == segment.meterset_mu
+
+
+@settings(deadline=None, max_examples=40)
+@given(maps, st.sampled_from(sorted(EVERY)), st.integers(1, 8))
+def test_every_machine_delivers_the_levels_of_its_own_columns(fluence, name, levels):
+    """A column is never narrower than what leaves at their least gap let through: only closed pairs that no jaw hides add."""
+    machine = EVERY[name]
+    width = column_mm(machine.mlc)
+    assert width >= machine.mlc.min_gap_mm + 2.0 * machine.mlc.leaf_end_offset_mm
+    fluence = fluence[:, :22]
+    edges = width * (np.arange(fluence.shape[1] + 1) - fluence.shape[1] // 2)
+    first = machine.mlc.leaf_pairs // 2 - fluence.shape[0] // 2
+    done = sequence(fluence, edges, first, machine, levels=levels, restarts=0, enforce_minimum=False)
+    if not machine.mlc.interdigitation or not done.segments:
+        return
+    assert violations(BeamDelivery(BEAM, done.segments), replace(machine, min_segment_meterset_mu=0.0)) == ()
+    more = done.delivered_mu - done.discretised_mu
+    rounding = 1e-2 * (1.0 + done.discretised_mu.max())
+    assert more.min() > -rounding
+    if machine.jaw_x is not None:
+        assert more.max() < rounding
+        return
+    # in each row the least gap of each segment that leaves it closed, where the Y jaws do not hide it
+    window = machine.mlc.min_gap_mm + 2.0 * machine.mlc.leaf_end_offset_mm
+    left, right = open_intervals([one.aperture for one in done.segments], machine)
+    narrow = (right > left) & (right - left < machine.mlc.min_gap_mm + 0.02)
+    gaps = np.array([one.meterset_mu for one in done.segments]) @ narrow
+    rows = slice(first, first + len(fluence))
+    assert (more.sum(axis=1) * width <= window * gaps[rows] + rounding * fluence.shape[1] * width).all()
 
 
 @settings(deadline=None, max_examples=30)
@@ -141,8 +180,11 @@ def test_jaws_of_segments_differ_and_what_leaks_beside_them_falls():
     fluence = np.zeros((10, 20))
     fluence[:3, :6], fluence[7:, 14:] = 5.0, 9.0
     edges = np.arange(-50.0, 51.0, 5.0)
-    moving, fixed = machine, replace(
-        machine, jaw_x=replace(machine.jaw_x, fixed_in_beam=True), jaw_y=replace(machine.jaw_y, fixed_in_beam=True)
+    moving, fixed = (
+        machine,
+        replace(
+            machine, jaw_x=replace(machine.jaw_x, fixed_in_beam=True), jaw_y=replace(machine.jaw_y, fixed_in_beam=True)
+        ),
     )
     x_mm, y_mm = np.arange(-59.5, 60.0), np.arange(-59.5, 60.0)
     leaks = []

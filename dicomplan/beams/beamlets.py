@@ -14,7 +14,7 @@ from dicomplan.machine.model import MlcModel
 FloatArray = NDArray[np.float64]
 
 BEAMLET_MM = 5.0
-"""Beamlet size along leaf travel, at isocentre."""
+"""Beamlet size along leaf travel, at isocentre, where leaves can open so little (:func:`column_mm`)."""
 
 MARGIN_MM = 7.0
 """Beamlets reach so far beyond the targets' projection (isocentre plane): the penumbra of a 6 MV field, 90 to 50 %."""
@@ -61,6 +61,16 @@ class BeamletMap:
         return _pairs(number[:-1], number[1:])
 
 
+def column_mm(mlc: MlcModel) -> float:
+    """Width of beamlets along leaf travel, at isocentre: what the leaves can open alone.
+
+    :data:`BEAMLET_MM`, or the edges of radiation that a pair makes at its minimum gap, rounded up to 1 mm. A narrower column
+    could be optimised, but neither opened alone nor swept over without what is beside it.
+    """
+    least = mlc.min_gap_mm + 2.0 * mlc.leaf_end_offset_mm
+    return max(BEAMLET_MM, float(np.ceil(least - 1e-6)))
+
+
 def _numbers(active: NDArray[np.bool_]) -> NDArray[np.int64]:
     number = np.full(active.shape, -1, dtype=np.int64)
     number[active] = np.arange(np.count_nonzero(active))
@@ -91,20 +101,22 @@ def beamlets(
 ) -> BeamletMap:
     """Beamlets that cover the projection of the target points (n, 3; patient mm) with a margin.
 
-    Columns are :data:`BEAMLET_MM` wide with edges at its multiples, rows the machine's leaf pairs. A gap within a row
+    Columns are :func:`column_mm` wide with edges at its multiples, rows the machine's leaf pairs. A gap within a row
     is filled, so that a leaf pair can open over it. With ``skin`` beamlets also lie beyond the body's silhouette, up to
-    ``flash_mm`` from it, where the field without them ends at the skin. Raises ValueError where no target lies within
+    ``flash_mm`` from it, where the field without them ends at the skin. Columns lie where a leaf of either bank can stand:
+    what the opposed leaf cannot cover, nothing could modulate. Raises ValueError where no target lies within
     the leaves' reach.
     """
     projected = frame.project(target_points_mm)[:, :2]
     boundaries = mlc.leaf_boundaries_mm
     reach = margin_mm + (skin.flash_mm if skin is not None else 0.0)
-    low_x = max(float(projected[:, 0].min()) - reach, -mlc.retraction_mm)
-    high_x = min(float(projected[:, 0].max()) + reach, mlc.retraction_mm)
-    first, last = int(np.floor(low_x / BEAMLET_MM)), int(np.ceil(high_x / BEAMLET_MM))
+    width = column_mm(mlc)
+    most = int(min(mlc.retraction_mm, mlc.over_travel_mm) / width + 1e-6)
+    first = max(int(np.floor((float(projected[:, 0].min()) - reach) / width)), -most)
+    last = min(int(np.ceil((float(projected[:, 0].max()) + reach) / width)), most)
     if last <= first:
         raise ValueError("the targets lie beyond the reach of the leaves")
-    x_edges: FloatArray = np.arange(first, last + 1, dtype=np.float64) * BEAMLET_MM
+    x_edges: FloatArray = np.arange(first, last + 1, dtype=np.float64) * width
     active = _near(projected, x_edges, boundaries, margin_mm)
     beyond = np.zeros_like(active)
     if skin is not None:

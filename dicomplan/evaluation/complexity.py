@@ -16,6 +16,7 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 _OPEN_MM = 1e-6
+_NARROW_MM = 0.02  # beyond the minimum gap: rounding to the printed digits
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,24 @@ def beam_complexity(delivery: BeamDelivery, machine: MachineModel) -> Complexity
         edges += weight * _side_mm(left[index], right[index], height > 0) / area
     total = sum(weights)
     return Complexity(len(delivery.segments), meterset, score / total, opening / total, edges / total)
+
+
+def least_gap_share(deliveries: Sequence[BeamDelivery], machine: MachineModel) -> float:
+    """Share (0 to 1) of what still segments leave open (area x meterset) that lies between leaves at their minimum gap.
+
+    Where no jaw can hide them, closed pairs leave it open. Segments that move are passed by: their windows may be so narrow.
+    """
+    narrow = total = 0.0
+    for item in deliveries:
+        for one in item.segments:
+            if one.end is not None:
+                continue
+            left, right = open_intervals([one.aperture], machine)
+            width = (right - left)[0]
+            area = one.meterset_mu * width * uncovered_height_mm(one.aperture.jaw_y_mm, machine)
+            narrow += float(area[width <= machine.mlc.min_gap_mm + _NARROW_MM].sum())
+            total += float(area.sum())
+    return narrow / total if total > 0 else 0.0
 
 
 def plan_complexity(deliveries: Sequence[BeamDelivery], machine: MachineModel) -> Complexity:

@@ -23,6 +23,7 @@ _QUALITY = {
     "average_leaf_pair_opening_mm": "Average leaf pair opening [mm]",
     "edge_metric_per_mm": "Edge metric (Younge) [1/mm]",
     "sequencing_error_percent": "Fluence: delivered against ideal, worst beam [%]",
+    "least_gap_percent": "Open area × MU at the minimum leaf gap [%]",
 }
 _CALCULATION = {
     "influence form": "influence matrix",

@@ -58,11 +58,23 @@ def apertures(
 
     ``x_edges_mm`` (cols + 1,) column edges at isocentre. See :func:`place_leaves` for jaws and closed pairs.
     """
-    edges = np.asarray(x_edges_mm, np.float64)
-    shapes = LeafShapes(
-        first_leaf_pair, edges[decomposition.left], edges[decomposition.right], decomposition.weights.astype(np.float64)
-    )
+    shapes = leaf_shapes(decomposition, x_edges_mm, first_leaf_pair, machine)
     return list(zip(place_leaves(shapes, machine), shapes.weights.tolist(), strict=True))
+
+
+def leaf_shapes(
+    decomposition: Decomposition, x_edges_mm: FloatArray, first_leaf_pair: int, machine: MachineModel
+) -> LeafShapes:
+    """Leaf tips that put the edges of radiation on the column edges: inward of them by the leaf ends' offset.
+
+    Where leaves may not interdigitate tips stand on the column edges: further in they could pass the opposed neighbour.
+    """
+    edges = np.asarray(x_edges_mm, np.float64)
+    offset = machine.mlc.leaf_end_offset_mm if machine.mlc.interdigitation else 0.0
+    inward = np.where(decomposition.right > decomposition.left, offset, 0.0)
+    left, right = edges[decomposition.left] + inward, edges[decomposition.right] - inward
+    weights = decomposition.weights.astype(np.float64)
+    return LeafShapes(first_leaf_pair, left, np.maximum(left, right), weights)
 
 
 def place_leaves(shapes: LeafShapes, machine: MachineModel) -> list[Aperture]:
@@ -134,9 +146,12 @@ def gap_mm(machine: MachineModel) -> float:
 
 def _at_least_gap(shapes: LeafShapes, machine: MachineModel) -> tuple[FloatArray, FloatArray]:
     """Rounded open intervals, none of them narrower than the minimum gap."""
-    gap = gap_mm(machine)
+    gap, reach, offset = gap_mm(machine), machine.mlc.over_travel_mm, machine.mlc.leaf_end_offset_mm
+    # tips inward of the edge of the outermost column may stand past what a leaf reaches, by no more than the offset
     left = np.round(shapes.left_mm, POSITION_DIGITS)
+    left = np.where((left > reach) & (left <= reach + offset + 0.01), reach, left)
     right = np.round(shapes.right_mm, POSITION_DIGITS)
+    right = np.where((right < -reach) & (right >= -reach - offset - 0.01), -reach, right)
     narrow = (shapes.right_mm > shapes.left_mm) & (right - left < gap)
     start = np.round(0.5 * (shapes.left_mm + shapes.right_mm - gap), POSITION_DIGITS)
     return np.where(narrow, start, left), np.where(narrow, start + gap, right)

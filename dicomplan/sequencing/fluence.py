@@ -87,12 +87,21 @@ def open_fractions(left_mm: FloatArray, right_mm: FloatArray, x_edges_mm: FloatA
     return fractions
 
 
+def radiation_edges(left_mm: FloatArray, right_mm: FloatArray, machine: MachineModel) -> tuple[FloatArray, FloatArray]:
+    """Edges of radiation of pairs whose leaf tips stand at ``left_mm`` and ``right_mm``: farther out by the leaf ends' offset.
+
+    Leaves that touch are closed.
+    """
+    outward = np.where(right_mm > left_mm, machine.mlc.leaf_end_offset_mm, 0.0)
+    return left_mm - outward, right_mm + outward
+
+
 def fluence_of_segments(
     segments: Sequence[Segment], x_edges_mm: FloatArray, leaf_pairs: range, machine: MachineModel
 ) -> FloatArray:
     """(rows, cols) open fluence, MU, that ``segments`` deliver on the map of ``leaf_pairs`` (from 0) and column edges.
 
-    The mean over each column of the geometric opening inside the X jaws, the gaps of parked pairs included;
+    The mean over each column of what lies between the edges of radiation inside the X jaws, the gaps of parked pairs included;
     transmission and source size are the dose engine's. A pair that a Y jaw covers in part counts as if uncovered.
     """
     edges = np.asarray(x_edges_mm, np.float64)
@@ -102,5 +111,6 @@ def fluence_of_segments(
     left, right = open_intervals([segment.aperture for segment in segments], machine)
     rows = slice(leaf_pairs.start, leaf_pairs.stop)
     metersets = np.array([segment.meterset_mu for segment in segments])
-    total: FloatArray = np.einsum("s,srj->rj", metersets, open_fractions(left[:, rows], right[:, rows], edges))
+    opened = open_fractions(*radiation_edges(left[:, rows], right[:, rows], machine), edges)
+    total: FloatArray = np.einsum("s,srj->rj", metersets, opened)
     return total

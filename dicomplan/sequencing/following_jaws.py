@@ -14,6 +14,8 @@ FloatArray = NDArray[np.float64]
 SPEED_SHARE = 0.995
 """Of the greatest speed: what rounding of printed metersets and positions may add stays below it."""
 
+_SAMPLES = 16  # places in a column
+
 
 def can_follow(machine: MachineModel) -> bool:
     """Whether the X jaws can move while the beam is on: the machine file states their speed, and not that they are fixed."""
@@ -48,21 +50,33 @@ def following_jaws(
     for k in range(len(steps) - 1, -1, -1):
         second[k] = max(second[k], second[k + 1] - steps[k])
     scale = 10.0**POSITION_DIGITS
-    return np.stack([np.floor(first * scale + 1e-6) / scale + 0.0, np.ceil(second * scale - 1e-6) / scale + 0.0], axis=1)
+    return np.stack(
+        [np.floor(first * scale + 1e-6) / scale + 0.0, np.ceil(second * scale - 1e-6) / scale + 0.0], axis=1
+    )
 
 
 def seen_through_jaws_mu(found: Passages, machine: MachineModel) -> FloatArray:
-    """(cols,) meterset, MU, for which jaws that follow as fast as the leaves leave each column uncovered.
+    """(cols,) meterset, MU, for which jaws that follow as fast as the leaves leave each column uncovered, on its mean.
 
-    From when the first leading edge enters it until the last trailing edge has left it; to the end, or from the beginning, where
-    the jaw's travel ends before the column.
+    From when the first leading edge comes nearer than the jaws' margin until the last trailing edge is farther on than that;
+    to the end, or from the beginning, where the jaw's travel ends before.
     """
     jaw = machine.jaw_x
     assert jaw is not None
-    begins = found.enter.min(axis=0)
-    ends = (found.leave + found.fluence).max(axis=0)
-    centres = 0.5 * (found.edges_mm[1:] + found.edges_mm[:-1])
-    begins = np.where(centres < jaw.second_range_mm[0], 0.0, begins)
-    ends = np.where(centres > jaw.first_range_mm[1], found.meterset_mu, ends)
-    seen: FloatArray = ends - begins
+    margin, edges = 2.0 * machine.mlc.leaf_end_blur_mm, found.edges_mm
+    inside = (np.arange(_SAMPLES) + 0.5) / _SAMPLES
+    places = (edges[:-1, None] + np.diff(edges)[:, None] * inside).ravel()
+    begins = _passed(found.enter, found.leave, edges, places - margin).min(axis=0)
+    ends = _passed(found.enter + found.fluence, found.leave + found.fluence, edges, places + margin).max(axis=0)
+    begins = np.where((places < jaw.second_range_mm[0]) | (places - margin < edges[0]), 0.0, begins)
+    ends = np.where((places > jaw.first_range_mm[1]) | (places + margin > edges[-1]), found.meterset_mu, ends)
+    seen: FloatArray = (ends - begins).reshape(-1, _SAMPLES).mean(axis=1)
     return seen
+
+
+def _passed(enter: FloatArray, leave: FloatArray, edges: FloatArray, places: FloatArray) -> FloatArray:
+    """(rows, places) meterset at which an edge passes: in each column from ``enter`` to ``leave`` (rows, cols)."""
+    column = np.clip(np.searchsorted(edges, places, side="right") - 1, 0, len(edges) - 2)
+    share = (places - edges[column]) / np.diff(edges)[column]
+    passed: FloatArray = enter[:, column] + share * (leave - enter)[:, column]
+    return passed

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from dicomplan.beams.delivery import Aperture, Segment
 from dicomplan.errors import NotDeliverableError
 from dicomplan.machine.model import MachineModel
-from dicomplan.sequencing.apertures import POSITION_DIGITS, gap_mm, jaw_edges, jaw_margin_mm, parking_place, uncovered_height_mm
+from dicomplan.sequencing.apertures import (
+    POSITION_DIGITS,
+    gap_mm,
+    jaw_edges,
+    jaw_margin_mm,
+    parking_place,
+    uncovered_height_mm,
+)
 from dicomplan.sequencing.fluence import FluenceError, fluence_error
 from dicomplan.sequencing.following_jaws import SPEED_SHARE, can_follow, following_jaws, seen_through_jaws_mu
 from dicomplan.sequencing.step_and_shoot import METERSET_DIGITS
@@ -81,10 +88,11 @@ def slide(
     isocentre; where the window at minimum gap is wider than a column, means over the window's width are delivered.
     Leaves move in the sense of rising x, at most at the machine's speed while it gives ``dose_rate_mu_min`` (its
     greatest unless stated). What leaves transmit is subtracted beforehand (open = (wanted - t M) / (1 - t), t the
-    transmission, M the meterset for which no jaw covers the column), and leaf tips stand ``leaf_end_offset_mm`` ahead of the edges of radiation that they
-    make. Neighbouring pairs are ``synchronised`` against tongue-and-groove underdose (where the machine has tongues,
-    unless stated; as long as it costs little), else kept from passing the opposed neighbour where the machine asks for it.
-    Either may raise the floor: a row of little fluence cannot wait for its neighbour.
+    transmission, M the meterset for which no jaw covers the column), and leaf tips stand ``leaf_end_offset_mm`` ahead of
+    the edges of radiation that they make. Neighbouring pairs are ``synchronised`` against tongue-and-groove underdose
+    (where the machine has tongues, unless stated; as long as it costs little), else kept from passing the opposed
+    neighbour where the machine asks for it. Either may raise the floor: a row of little fluence cannot wait for its
+    neighbour.
 
     Under X jaws rows wait for each other at both ends; without them all rows move all the time. X jaws that can move
     while the beam is on follow the leaves (:mod:`~dicomplan.sequencing.following_jaws`). Control points are

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dicomplan.beams.delivery import Segment
 from dicomplan.machine.model import MachineModel, MlcModel
 from dicomplan.sequencing.apertures import LeafShapes, open_intervals, place_leaves
-from dicomplan.sequencing.fluence import open_fractions
+from dicomplan.sequencing.fluence import open_fractions, radiation_edges
 
 FloatArray = NDArray[np.float64]
 
@@ -66,7 +66,7 @@ def merge_or_drop_small(
         if not small.any():
             break
         size = np.where(small, working.metersets * areas, np.inf)
-        working = _without_small(working, int(size.argmin()), wanted, edges, machine.mlc)
+        working = _without_small(working, int(size.argmin()), wanted, edges, machine)
         changed = True
     if len(working.metersets) == 1 and working.metersets[0] < least_mu:
         if working.metersets[0] < 0.5 * least_mu:
@@ -93,7 +93,7 @@ def _working(segments: Sequence[Segment], edges: FloatArray, leaf_pairs: range, 
     rows = slice(leaf_pairs.start, leaf_pairs.stop)
     left, right = left[:, rows].copy(), right[:, rows].copy()
     metersets = np.array([segment.meterset_mu for segment in segments], np.float64)
-    return _Working(left, right, metersets, open_fractions(left, right, edges))
+    return _Working(left, right, metersets, open_fractions(*radiation_edges(left, right, machine), edges))
 
 
 def _delivered(working: _Working) -> FloatArray:
@@ -101,15 +101,17 @@ def _delivered(working: _Working) -> FloatArray:
     return total
 
 
-def _without_small(working: _Working, small: int, wanted: FloatArray, edges: FloatArray, mlc: MlcModel) -> _Working:
+def _without_small(
+    working: _Working, small: int, wanted: FloatArray, edges: FloatArray, machine: MachineModel
+) -> _Working:
     """One segment fewer: the best of merging shapes, raising another meterset and dropping."""
     share, left_s, right_s = working.metersets[small], working.left[small], working.right[small]
     rest = working.without(small)
     missing = wanted - _delivered(rest)
 
     both = rest.metersets + share
-    left, right = _mean_shapes(rest, share, left_s, right_s, mlc)
-    merged = open_fractions(left, right, edges)
+    left, right = _mean_shapes(rest, share, left_s, right_s, machine.mlc)
+    merged = open_fractions(*radiation_edges(left, right, machine), edges)
     change = both[:, None, None] * merged - rest.metersets[:, None, None] * rest.fluence
     merge_errors = ((missing - change) ** 2).sum(axis=(1, 2))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dicomplan.beams.delivery import Aperture, Segment
 from dicomplan.machine.model import MachineModel
-from dicomplan.sequencing.apertures import POSITION_DIGITS, LeafShapes, place_leaves
+from dicomplan.sequencing.apertures import POSITION_DIGITS, apertures
 from dicomplan.sequencing.decompose import Decomposition, decompose
 from dicomplan.sequencing.fluence import FluenceError, discretised, fluence_error, fluence_of_segments
 from dicomplan.sequencing.small_segments import merge_or_drop_small
@@ -69,10 +69,9 @@ def sequence(
     whole, step = discretised(fluence, levels=levels, step_mu=step_mu)
     parts = decompose(whole, interleaf=not machine.mlc.interdigitation, restarts=restarts, seed=seed)
     parts = _from_side_to_side(parts)
-    shapes = LeafShapes(first_leaf_pair, edges[parts.left], edges[parts.right], parts.weights.astype(np.float64) * step)
     segments = tuple(
-        rounded(Segment(aperture, float(meterset)))
-        for aperture, meterset in zip(place_leaves(shapes, machine), shapes.weights, strict=True)
+        rounded(Segment(aperture, weight * step))
+        for aperture, weight in apertures(parts, edges, first_leaf_pair, machine)
     )
     if enforce_minimum:
         segments = merge_or_drop_small(segments, edges, pairs, machine, wanted_mu=fluence)

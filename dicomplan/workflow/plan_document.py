@@ -14,7 +14,7 @@ import yaml
 
 from dicomplan import DISCLAIMER, __version__
 from dicomplan.dose.volume import DoseVolume
-from dicomplan.evaluation.complexity import beam_complexity, plan_complexity
+from dicomplan.evaluation.complexity import beam_complexity, least_gap_share, plan_complexity
 from dicomplan.evaluation.indices import conformity_index, homogeneity_index, structure_metrics
 from dicomplan.evaluation.scorecard import GoalResult, score
 from dicomplan.events import Finding
@@ -292,6 +292,7 @@ def _quality(result: Result, final: Mapping[str, DoseSamples | None], segments: 
         quality["modulation_complexity_score"] = found.modulation_complexity_score
         quality["average_leaf_pair_opening_mm"] = found.average_leaf_pair_opening_mm
         quality["edge_metric_per_mm"] = found.edge_metric_per_mm
+        quality["least_gap_percent"] = 100.0 * least_gap_share(result.deliveries, result.setup.case.machine)
     if result.delivered is not None:
         errors = [error.relative_l1 for error in result.delivered.sequenced.errors]
         quality["sequencing_error_percent"] = 100.0 * max(errors, default=0.0)
