@@ -24,6 +24,7 @@ from dicomplan.beams.delivery import Aperture, Beam, BeamDelivery, Segment
 from dicomplan.dicom.read import read_plan, read_study
 from dicomplan.dicom.source import Study
 from dicomplan.dicom.write_plan import write_plan
+from dicomplan.dose.fluence import delivered_plane
 from dicomplan.errors import InputError
 
 
@@ -83,6 +84,44 @@ def test_plan_reads_back_as_printed(study: Study, tmp_path: Path, seed: int, jaw
         beam_doses_gy=[0.5, None, 0.25],
     )
     assert (tmp_path / "again.dcm").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_jaws_are_stated_where_they_change_and_read_back(study: Study, tmp_path: Path, moving: bool) -> None:
+    """Of each segment its own, or moving with it; a jaw that stands still is stated once (PS3.3 C.8.8.14.7)."""
+    machine = tiny_machine()
+    (delivery,) = tiny_deliveries(5, beams=1, segments=4)
+    segments = [
+        replace(one, aperture=replace(one.aperture, jaw_x_mm=(-50.0 + k, 50.25), jaw_y_mm=(-30.0, 24.5 + k)))
+        for k, one in enumerate(delivery.segments)
+    ]
+    ends = [*(one.aperture for one in segments[1:]), replace(segments[-1].aperture, jaw_x_mm=(-20.0, 40.0))]
+    if moving:
+        segments = [replace(one, end=end) for one, end in zip(segments, ends, strict=True)]
+    delivery = replace(delivery, segments=tuple(segments))
+    write_plan(
+        tmp_path / "RP.dcm",
+        study.source,
+        [delivery],
+        machine,
+        PRESCRIPTION,
+        identity=IDENTITY_OF_TESTS,
+        structure_set_uid="1.2.3",
+        patient_position="HFS",
+    )
+    (read,) = read_plan(tmp_path / "RP.dcm").deliveries
+    assert read.moving is moving
+    for ours, theirs in zip(read.segments, segments, strict=True):
+        for one, other in ((ours.aperture, theirs.aperture), (ours.end, theirs.end)):
+            assert (one is None) == (other is None)
+            if one is not None and other is not None:
+                assert (one.jaw_x_mm, one.jaw_y_mm) == (other.jaw_x_mm, other.jaw_y_mm)
+    x_mm, y_mm = np.arange(-80.5, 81.0), np.arange(-60.5, 61.0)
+    planes = [delivered_plane(one.segments, machine, x_mm, y_mm).values for one in (delivery, read)]
+    assert np.abs(planes[0] - planes[1]).max() <= 0.01 * planes[0].max()  # leaf positions to 0.01 mm, pixels of 1 mm
+    points = pydicom.dcmread(tmp_path / "RP.dcm").BeamSequence[0].ControlPointSequence
+    assert len(points) == (5 if moving else 8)
+    assert [len(point.BeamLimitingDevicePositionSequence) for point in points] == [3] * len(points)
 
 
 def test_layout_of_the_plan(study: Study, tmp_path: Path) -> None:

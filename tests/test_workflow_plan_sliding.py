@@ -47,8 +47,8 @@ def test_beams_are_dynamic_and_within_limits(sliding: helpers.Planned) -> None:
 def test_what_the_windows_leave_everywhere_is_told(sliding: helpers.Planned) -> None:
     for beam in sliding.document["beams"]:
         assert beam["delivery"] == "sliding_window"
-        # leakage of the whole meterset, and what the gap adds
-        assert 0.015 * beam["meterset_mu"] < beam["floor_mu"] < 0.03 * beam["meterset_mu"]
+        # leakage while no jaw covers a column (the longest of them: most of the meterset), and what the gap adds
+        assert 0.01 * beam["meterset_mu"] < beam["floor_mu"] < 0.03 * beam["meterset_mu"]
         assert 0.0 < beam["modulation_complexity_score"] <= 1.0
         assert beam["leaves_synchronised"] is False  # the generic machine has no tongues
     assert sliding.document["quality"]["average_leaf_pair_opening_mm"] > 0
