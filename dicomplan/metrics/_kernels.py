@@ -114,7 +114,7 @@ def spread(mass: FloatArray, weight: float, low: float, high: float) -> None:
 
     Column 0 holds what falls into single bins, column 1 where a run of equal contributions begins (+) and ends (-).
     """
-    first, last = int(low), int(high)
+    first, last = np.int64(low), np.int64(high)
     if first >= last or high - low <= 0.0:
         mass[min(first, mass.shape[0] - 2), 0] += weight
         return
@@ -144,6 +144,55 @@ def note_extremes(row: FloatArray, covered: float, dose: float, z: float, y: flo
             row[GREATEST_AT], row[GREATEST_AT + 1], row[GREATEST_AT + 2] = z, y, x
 
 
+@kernel()
+def blended(dose: Float32Array, z: float, y: float, rows: FloatArray) -> bool:
+    """Fill ``rows`` (3, nx) with the dose and its derivatives d/dz and d/dy at index (z, y) for every x; False: outside.
+
+    What :func:`trilinear_with_gradient` gives where x is a whole number.
+    """
+    nz, ny, nx = dose.shape
+    if z < -0.5 or y < -0.5 or z > nz - 0.5 or y > ny - 0.5:
+        return False
+    iz = min(max(floor(z), 0), max(nz - 2, 0))
+    iy = min(max(floor(y), 0), max(ny - 2, 0))
+    jz, jy = min(iz + 1, nz - 1), min(iy + 1, ny - 1)
+    fz, fy = min(max(z - iz, 0.0), 1.0), min(max(y - iy, 0.0), 1.0)
+    along_z = 1.0 if 0.0 <= z <= nz - 1 else 0.0
+    along_y = 1.0 if 0.0 <= y <= ny - 1 else 0.0
+    for x in range(nx):
+        a0, a1 = float(dose[iz, iy, x]), float(dose[iz, jy, x])
+        b0, b1 = float(dose[jz, iy, x]), float(dose[jz, jy, x])
+        a, b = a0 + fy * (a1 - a0), b0 + fy * (b1 - b0)
+        rows[0, x] = a + fz * (b - a)
+        rows[1, x] = along_z * (b - a)
+        rows[2, x] = along_y * ((1.0 - fz) * (a1 - a0) + fz * (b1 - b0))
+    return True
+
+
+@kernel()
+def add_point(
+    row: FloatArray,
+    mass: FloatArray,
+    weight: float,
+    covered: float,
+    value: float,
+    half: float,
+    low: float,
+    high: float,
+    z: float,
+    y: float,
+    x: float,
+) -> None:
+    """One point of ``weight`` mm3 at (z, y, x) mm: dose ``value`` +- ``half`` Gy, bins ``low`` to ``high``."""
+    row[WEIGHT] += weight
+    row[DOSE] += weight * value
+    row[LOWEST] = min(row[LOWEST], value - half)
+    row[HIGHEST] = max(row[HIGHEST], value + half)
+    note_extremes(row, covered, value, z, y, x)
+    bins = float(mass.shape[0] - 1)
+    spread(mass, weight, min(max(low, 0.0), bins), min(max(high, 0.0), bins))
+
+
 @kernel(parallel=True)
 def histogram(
     fraction: Float32Array,
@@ -168,36 +217,41 @@ def histogram(
     every slice z with z % chunks == c, so that no two threads write to one place and sums have a fixed order.
     """
     nz, ny, nx = fraction.shape
-    chunks, bins = mass.shape[0], mass.shape[1] - 1
+    dose_nx = dose.shape[2]
+    chunks = mass.shape[0]
     pz, py, px = parts[0], parts[1], parts[2]
     size_z, size_y, size_x = cell_mm[0] / pz, cell_mm[1] / py, cell_mm[2] / px
     volume = size_z * size_y * size_x
-    whole = py == 1 and px == 1
+    moved = py == 1 and px == 1
     for chunk in numba.prange(chunks):
-        row = statistics[chunk]
+        row, bins_of = statistics[chunk], mass[chunk]
+        rows = np.empty((3, dose_nx))
         row[:] = 0.0
         row[LOWEST] = row[LEAST] = row[ANY_LEAST] = np.inf
         row[HIGHEST] = row[GREATEST] = row[ANY_GREATEST] = -np.inf
         for z in range(chunk, nz, chunks):
             for y in range(ny):
+                uncut = 0
                 for x in range(nx):
                     covered = float(fraction[z, y, x])
                     if covered <= 0.0:
                         continue
+                    if not (moved and covered < 0.9999):
+                        uncut += 1
+                        continue
+                    # where the border cuts a cell: a point in each part, wherever it comes to lie
                     off_y, off_x, width_y, width_x = 0.0, 0.0, 1.0, 1.0
-                    if whole and covered < 0.9999:
-                        towards_y, towards_x = inward(fraction, z, y, x)
-                        off_y, off_x = covered_centroid(covered, towards_y, towards_x)
-                        size = abs(towards_y) + abs(towards_x)
-                        if size > 1e-6:
-                            width_y = 1.0 - (1.0 - covered) * abs(towards_y) / size
-                            width_x = 1.0 - (1.0 - covered) * abs(towards_x) / size
+                    towards_y, towards_x = inward(fraction, z, y, x)
+                    off_y, off_x = covered_centroid(covered, towards_y, towards_x)
+                    size = abs(towards_y) + abs(towards_x)
+                    if size > 1e-6:
+                        width_y = 1.0 - (1.0 - covered) * abs(towards_y) / size
+                        width_x = 1.0 - (1.0 - covered) * abs(towards_x) / size
                     weight = covered * volume
-                    for part in range(pz * py * px):
-                        kz, ky, kx = part // (py * px), (part // px) % py, part % px
+                    at_y = first_mm[1] + (y + off_y) * cell_mm[1]
+                    at_x = first_mm[2] + (x + off_x) * cell_mm[2]
+                    for kz in range(pz):
                         at_z = first_mm[0] + z * cell_mm[0] + (kz + 0.5) * size_z - 0.5 * cell_mm[0]
-                        at_y = first_mm[1] + (y + off_y) * cell_mm[1] + (ky + 0.5) * size_y - 0.5 * cell_mm[1]
-                        at_x = first_mm[2] + (x + off_x) * cell_mm[2] + (kx + 0.5) * size_x - 0.5 * cell_mm[2]
                         inside, value, gz, gy, gx = trilinear_with_gradient(
                             dose,
                             (at_z - dose_first_mm[0]) / dose_step_mm[0],
@@ -210,11 +264,48 @@ def histogram(
                         wy = gy / dose_step_mm[1] * size_y * width_y
                         wx = gx / dose_step_mm[2] * size_x * width_x
                         half = 0.5 * max(abs(wz), abs(wy), abs(wx))
-                        row[WEIGHT] += weight
-                        row[DOSE] += weight * value
-                        row[LOWEST] = min(row[LOWEST], value - half)
-                        row[HIGHEST] = max(row[HIGHEST], value + half)
-                        note_extremes(row, covered, value, at_z, at_y, at_x)
-                        low = min(max((value - half - low_gy) * bins_per_gy, 0.0), float(bins))
-                        high = min(max((value + half - low_gy) * bins_per_gy, 0.0), float(bins))
-                        spread(mass[chunk], weight, low, high)
+                        low = (value - half - low_gy) * bins_per_gy
+                        high = (value + half - low_gy) * bins_per_gy
+                        add_point(row, bins_of, weight, covered, value, half, low, high, at_z, at_y, at_x)
+                if uncut == 0:
+                    continue
+                # all points of a line along x share what is interpolated in z and y
+                for k in range(pz * py):
+                    kz, ky = k // py, k % py
+                    at_z = first_mm[0] + z * cell_mm[0] + (kz + 0.5) * size_z - 0.5 * cell_mm[0]
+                    at_y = first_mm[1] + y * cell_mm[1] + (ky + 0.5) * size_y - 0.5 * cell_mm[1]
+                    within = blended(
+                        dose,
+                        (at_z - dose_first_mm[0]) / dose_step_mm[0],
+                        (at_y - dose_first_mm[1]) / dose_step_mm[1],
+                        rows,
+                    )
+                    per_mm = 1.0 / dose_step_mm[2]
+                    z_size = 0.5 * size_z / dose_step_mm[0]
+                    y_size = 0.5 * size_y / dose_step_mm[1]
+                    x_size = 0.5 * size_x * per_mm
+                    for x in range(nx):
+                        covered = float(fraction[z, y, x])
+                        if covered <= 0.0 or (moved and covered < 0.9999):
+                            continue
+                        weight = covered * volume
+                        for kx in range(px):
+                            at_x = first_mm[2] + x * cell_mm[2] + (kx + 0.5) * size_x - 0.5 * cell_mm[2]
+                            index = (at_x - dose_first_mm[2]) * per_mm
+                            value, half = 0.0, 0.0
+                            if within and -0.5 <= index <= dose_nx - 0.5:
+                                i = min(int(max(index, 0.0)), max(dose_nx - 2, 0))
+                                j = min(i + 1, dose_nx - 1)
+                                f = min(max(index - i, 0.0), 1.0)
+                                gx = rows[0, j] - rows[0, i]
+                                value = rows[0, i] + f * gx
+                                gz = rows[1, i] + f * (rows[1, j] - rows[1, i])
+                                gy = rows[2, i] + f * (rows[2, j] - rows[2, i])
+                                if not 0.0 <= index <= dose_nx - 1:
+                                    gx = 0.0
+                                half = max(abs(gz) * z_size, abs(gy) * y_size, abs(gx) * x_size)
+                            else:
+                                row[OUTSIDE] += weight
+                            low = (value - half - low_gy) * bins_per_gy
+                            high = (value + half - low_gy) * bins_per_gy
+                            add_point(row, bins_of, weight, covered, value, half, low, high, at_z, at_y, at_x)
