@@ -10,10 +10,12 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy.sparse import coo_array
 
 from dicomplan.beams.arrangement import arrange
 from dicomplan.beams.beamlets import BeamletMap, beamlets
 from dicomplan.beams.delivery import Aperture, BeamDelivery, Segment
+from dicomplan.dose.between import RowsOfDose
 from dicomplan.dose.engines import PencilBeamEngine, delivery_plane, plane_of_beamlets
 from dicomplan.dose.explicit import DenseInfluence
 from dicomplan.dose.influence import FactorisedInfluence, factorised_influence
@@ -65,6 +67,28 @@ def test_adjoint(seed: int, machine: str) -> None:
     assert abs(forward @ g - x @ adjoint) < 1e-6 * size
     if seed % 2:  # nothing cancels: the relative error itself
         assert forward @ g == pytest.approx(x @ adjoint, rel=1e-6)
+
+
+def test_rows_between_voxels() -> None:
+    """Interpolated rows: their dose, its transpose, and some of the rows alone, to the last bit."""
+    whole, _, _ = plan()
+    random = np.random.default_rng(8)
+    chosen = random.integers(0, whole.voxel_count, (700, 3))
+    shares = random.dirichlet(np.ones(3), 700).astype(np.float32)
+    entries = (shares.ravel(), (np.repeat(np.arange(700), 3), chosen.ravel()))
+    operator = replace(whole, rows=RowsOfDose(coo_array(entries, shape=(700, whole.voxel_count)).tocsr()))
+    x = random.uniform(0, 30, operator.beamlet_count)
+    dose, gradient = operator.forward(x), random.uniform(0, 1, 700)
+    assert operator.voxel_count == len(dose) == 700
+    np.testing.assert_allclose(dose, (whole.forward(x)[chosen] * shares).sum(axis=1), rtol=1e-5)
+    assert dose.astype(np.float64) @ gradient == pytest.approx(x @ operator.adjoint(gradient), rel=1e-6)
+    some = np.flatnonzero(random.uniform(size=700) < 0.2)
+    part = operator.on_voxels(some)
+    assert part.sampled_count < whole.voxel_count
+    np.testing.assert_array_equal(part.forward(x), dose[some])
+    padded = np.zeros(700)
+    padded[some] = gradient[some]
+    np.testing.assert_allclose(part.adjoint(gradient[some]), operator.adjoint(padded), rtol=1e-5)
 
 
 def test_it_is_linear_and_nothing_is_negative() -> None:

@@ -10,7 +10,11 @@ import pytest
 
 from dicomplan.dicom.read import read_study
 from dicomplan.events import Cancel, ignore_progress
+from dicomplan.geometry.resample import trilinear
 from dicomplan.machine.library import load_machine
+from dicomplan.metrics.dvh import DoseSamples, evaluate
+from dicomplan.metrics.grammar import parse_metric
+from dicomplan.metrics.sampling import dose_samples
 from dicomplan.patient.coverage import coverage_on_grid
 from dicomplan.plan.derive import AIR_DENSITY_G_CM3, HIGHER_LEVEL_MARGIN_MM, Region
 from dicomplan.plan.library import load_template
@@ -68,6 +72,37 @@ def test_a_structures_voxels_carry_its_volume(case: PlanningCase, voxels: Optimi
     body = sets[regions[2]]
     assert body is not None
     assert body.volume == pytest.approx(900.0, rel=0.1)
+
+
+def test_doses_at_a_targets_border_are_those_that_are_judged(case: PlanningCase, voxels: OptimizationVoxels) -> None:
+    """A dose that falls by 8.3 Gy/mm at the border: points see it to 0.1 mm, whole voxels are off by more."""
+    grid = case.density.grid
+    places = grid.patient_from_index(np.stack(np.indices(grid.shape), axis=-1))
+    beyond = np.linalg.norm(places - helpers.TARGET_MM, axis=-1) - helpers.TARGET_RADIUS_MM
+    dose = (50.0 / (1.0 + np.exp((beyond - 1.0) / 1.5))).astype(np.float32)
+    judged = dose_samples(case.coverages["PTV_5000"], dose, grid)
+    seen = voxels.dose_gy(dose)
+    found = voxel_sets(case, voxels, [Region("PTV_5000")])[Region("PTV_5000")]
+    assert found is not None
+    samples = DoseSamples.of_points(seen[found.indices], found.weights)
+    for percent in (99.0, 98.0, 90.0, 50.0):
+        metric = parse_metric(f"D{percent:g}%")[0]
+        assert evaluate(metric, samples) == pytest.approx(evaluate(metric, judged), abs=0.1 * 50.0 / 6.0)
+    centre_only = dose.ravel()[voxels.indices][
+        coverage_on_grid(case.coverages["PTV_5000"], grid).ravel()[voxels.indices] >= 0.5
+    ]
+    assert np.percentile(centre_only, 2.0) > evaluate(parse_metric("D98%")[0], judged) + 1.0
+
+
+def test_points_are_trilinear_between_voxels(case: PlanningCase, voxels: OptimizationVoxels) -> None:
+    grid, border = case.density.grid, voxels.border
+    dose = np.random.default_rng(3).uniform(0, 60, grid.shape).astype(np.float32) * (case.body > 0)
+    step = (np.array(np.unravel_index(border.part, (border.parts,) * 3)) + 0.5) / border.parts - 0.5
+    index = np.array(np.unravel_index(voxels.indices[border.holder], grid.shape)) + step
+    places = grid.local_from_patient(grid.patient_from_index(index.T))
+    expected = np.concatenate([dose.ravel()[voxels.indices], trilinear(dose, grid, places)])
+    np.testing.assert_allclose(voxels.dose_gy(dose), expected, rtol=1e-5, atol=1e-4)
+    assert len(border.part) > 1000
 
 
 def test_a_region_keeps_its_distance(case: PlanningCase, voxels: OptimizationVoxels) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.beams.beamlets import BeamletMap
+from dicomplan.dose.between import RowsOfDose
 from dicomplan.dose.fluence import calibration_field_fluence, extra_focal_view, profile_factor
 from dicomplan.dose.pencil_beam import (
     LAYERS,
@@ -113,12 +114,19 @@ class BeamInfluence:
 class FactorisedInfluence:
     """Dose of a plan's beamlets on a set of voxels; beamlets beam by beam, within a beam as :class:`BeamletMap` says.
 
-    ``gy_per_unit`` turns Gy cm2 per photon x MU of one fraction into Gy of the course.
+    ``sampled_count`` voxels are sampled; ``gy_per_unit`` turns Gy cm2 per photon x MU of one fraction into Gy of the course.
+    With ``rows`` doses are also had at points between the voxels: what is called voxels below are then these rows.
     """
 
     beams: tuple[BeamInfluence, ...]
-    voxel_count: int
+    sampled_count: int
     gy_per_unit: float
+    rows: RowsOfDose | None = None
+
+    @property
+    def voxel_count(self) -> int:
+        """Number of voxels, and of points between them."""
+        return self.sampled_count if self.rows is None else self.rows.count
 
     @property
     def beamlet_count(self) -> int:
@@ -127,11 +135,13 @@ class FactorisedInfluence:
 
     def on_voxels(self, rows: IntArray) -> FactorisedInfluence:
         """The operator on some of its voxels, in their order."""
+        chosen, between = (rows, None) if self.rows is None else self.rows.on(rows)
         beams = []
         for beam in self.beams:
             seen = beam.samples
-            beams.append(replace(beam, samples=BeamSamples(seen.u_mm[rows], seen.v_mm[rows], seen.weight[rows])))
-        return FactorisedInfluence(tuple(beams), len(rows), self.gy_per_unit)
+            samples = BeamSamples(seen.u_mm[chosen], seen.v_mm[chosen], seen.weight[chosen])
+            beams.append(replace(beam, samples=samples))
+        return FactorisedInfluence(tuple(beams), len(chosen), self.gy_per_unit, between)
 
     @property
     def bytes(self) -> int:
@@ -150,14 +160,16 @@ class FactorisedInfluence:
 
     def forward(self, fluence_mu: FloatArray) -> Float32Array:
         """Dose (voxels,) in Gy of the course for a fluence (beamlets,) in MU of an open field, of one fraction."""
-        dose = np.zeros(self.voxel_count, dtype=np.float32)
+        dose = np.zeros(self.sampled_count, dtype=np.float32)
         for beam, part in zip(self.beams, self.split(fluence_mu * self.gy_per_unit), strict=True):
             beam.add_dose(part, dose)
-        return dose
+        return dose if self.rows is None else self.rows.dose(dose)
 
     def adjoint(self, gradient: NDArray[np.floating]) -> FloatArray:
         """(beamlets,) transpose of :meth:`forward` applied to a gradient (voxels,) per Gy: per MU."""
         single = np.ascontiguousarray(gradient, dtype=np.float32)
+        if self.rows is not None:
+            single = self.rows.adjoint(single)
         parts = [beam.gradient(single) for beam in self.beams]
         return np.concatenate(parts) * self.gy_per_unit
 
@@ -203,10 +215,11 @@ def factorised_influence(
     kernel: PencilKernel,
     machine: MachineModel,
     fractions: int,
+    rows: RowsOfDose | None = None,
 ) -> FactorisedInfluence:
-    """The operator of a plan from each beam's beamlets and samples (all of the same voxels)."""
+    """The operator of a plan from each beam's beamlets and samples (all of the same voxels), at ``rows`` of their dose."""
     beams = tuple(beam_influence(one, seen, kernel, machine) for one, seen in zip(maps, samples, strict=True))
-    return FactorisedInfluence(beams, len(samples[0].u_mm), photons_cm2_per_mu(machine, kernel) * fractions)
+    return FactorisedInfluence(beams, len(samples[0].u_mm), photons_cm2_per_mu(machine, kernel) * fractions, rows)
 
 
 def _float32(parts: Sequence[FloatArray], shape: tuple[int, int] = (0, 0)) -> Float32Array:

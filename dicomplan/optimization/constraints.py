@@ -64,10 +64,11 @@ def allowed_volume(constraint: Constraint) -> float:
     """Volume of whole voxels that may break the limit so that ``constraint.volume`` holds between voxels, too.
 
     Interpolation spreads a compact region of hot voxels by half a voxel on every side: a cube of the wanted volume
-    loses one voxel's edge, (v^(1/3) - h)^3, where h^3 is the largest weight. 0 where nothing is left: then every voxel
-    is held to the limit. (Own reasoning; it errs on the safe side for regions that are not compact at all.)
+    loses one voxel's edge, (v^(1/3) - h)^3, where h^3 is the volume of a voxel where they are finest. 0 where nothing is
+    left: then every voxel is held to the limit. (Own reasoning; it errs on the safe side for regions that are not compact.)
     """
-    edge = float(np.cbrt(constraint.voxels.weights.max()))
+    voxels = constraint.voxels
+    edge = float(np.cbrt(voxels.weights.max() if voxels.cell is None else voxels.cell))
     side = float(np.cbrt(min(constraint.volume, constraint.voxels.volume)))
     return max(side - edge, 0.0) ** 3
 

@@ -19,7 +19,8 @@ class VoxelSet:
 
     ``indices`` (n,) int64, strictly rising, count the entries of the dose vector; ``weights`` (n,) float64, positive, are
     the covered volumes in cm3 (where no term states a volume in cc, any unit does). ``coverage`` (n,), optional, is
-    the covered fraction 0..1: hard limits then hold at voxels covered at least half (at all of them, if none is).
+    the covered fraction 0..1: hard limits then hold at voxels covered at least half (at all of them, if none is). ``cell``,
+    optional, is the volume of a whole voxel where they are finest, which is where the structure ends (the largest weight).
     Raises ValueError for an empty set, indices that do not rise, or weights that are not positive and finite.
     """
 
@@ -27,6 +28,7 @@ class VoxelSet:
     indices: IntArray
     weights: FloatArray
     coverage: FloatArray | None = None
+    cell: float | None = None
 
     def __post_init__(self) -> None:
         indices = np.ascontiguousarray(self.indices, dtype=np.int64)

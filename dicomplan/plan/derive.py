@@ -38,6 +38,8 @@ _MEAN_PULL = 0.02  # of a mean goal's weight: as much as an excess of 1 % of the
 _ORGAN_PULL = 0.1
 _PRIORITY_STEP = 0.7  # each later group counts so much of the one before it
 _BODY_SQUARE = 0.3
+_BODY_HOT = 1.10  # of the highest level: what the mean of the hottest half cc may reach, wherever it lies
+_BODY_HOT_CC = 0.5
 _FALLOFF = 10.0
 _FALLOFF_LEVELS = ((5.0, 0.85), (15.0, 0.6))  # beyond so many mm of all targets at most this part of the highest level
 _AIM = 0.01  # how much better than its limit a goal is wanted, so that sequencing may lose a little
@@ -348,12 +350,16 @@ def _organ_pulls(resolved: ResolvedTemplate) -> list[ObjectiveSpec]:
 
 
 def _outside_targets(resolved: ResolvedTemplate) -> list[ObjectiveSpec]:
-    """All dose outside the targets low, and lower further away."""
+    """All dose outside the targets low, and lower further away; no hot spot anywhere.
+
+    Goals that allow a volume (D1cc of what is outside) say nothing of how hot it may be.
+    """
     names = tuple(target.name for target in resolved.targets)
     highest = resolved.highest_level_gy
     found = [
         ObjectiveSpec(Region(BODY, names), "max_dose", 0.0, _BODY_SQUARE),
         ObjectiveSpec(Region(BODY, names), "max_dose", highest, _FALLOFF),
+        ObjectiveSpec(Region(BODY), "max_tail", _BODY_HOT * highest, _TARGET_MAX, allowed_cc=_BODY_HOT_CC),
     ]
     for margin, part in _FALLOFF_LEVELS:
         found.append(ObjectiveSpec(Region(BODY, names, margin), "max_dose", part * highest, _FALLOFF))

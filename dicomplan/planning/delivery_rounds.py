@@ -219,7 +219,7 @@ class Rounds:
 
     def learn(self, plan: DeliveredPlan) -> None:
         """Hold what the plan's dose says otherwise than the optimiser, and pursue what it misses."""
-        accurate = plan.dose.dose_gy.ravel()[self.voxels.indices].astype(np.float64)
+        accurate = self.voxels.dose_gy(plan.dose.dose_gy)
         if self.fine is None and self.influence is not None and not self.sweeping:
             metersets = part_metersets_mu(plan.deliveries)
             self.difference = self.voxels.difference_gy(plan.dose.dose_gy, self.influence.forward(metersets))

@@ -127,7 +127,7 @@ def optimise_fluence(
             best = plan
         if turn == _PASSES - 1 or cancel.finishing or (turn > 0 and _settled(before, values, scale)):
             break
-        at_voxels = dose.dose_gy.ravel()[voxels.indices].astype(np.float64)
+        at_voxels = voxels.dose_gy(dose.dose_gy)
         aims = corrected(aims, sets, scale, at_voxels, values)
         found = pursue(
             operator,
@@ -149,7 +149,7 @@ def optimise_fluence(
     dose = doses.exact(fluence_planes(maps, best.fluences_mu, case))
     offset = _difference(dose, operator, np.concatenate(best.fluences_mu), voxels)
     values = goal_values(case, dose.dose_gy)
-    at_voxels = dose.dose_gy.ravel()[voxels.indices].astype(np.float64)
+    at_voxels = voxels.dose_gy(dose.dose_gy)
     aims = corrected(best.aims, sets, scale, at_voxels, values)
     return replace(
         best,

@@ -94,7 +94,7 @@ def _choices(
             break
         plan = sequence_plan([one], [fluence], machine, step, restarts=_TRIAL_RESTARTS)
         left = (plan.delivered_mu[0] - one.filled(fluence))[one.active]
-        change = np.zeros(influence.voxel_count, dtype=np.float32)
+        change = np.zeros(influence.sampled_count, dtype=np.float32)
         beam.add_dose(left * influence.gy_per_unit, change)
         square = float(np.mean(np.square(change, dtype=np.float64)))
         found.append(_Choice(step, sum(len(item.segments) for item in plan.deliveries), square))

@@ -110,7 +110,7 @@ def generated_within(
     first = first_apertures(maps, ideal.fluences_mu, case.machine)
     if count_segments(first.deliveries) > max_segments:
         return None
-    dose = ideal.dose.dose_gy.ravel()[voxels.indices].astype(np.float64)
+    dose = voxels.dose_gy(ideal.dose.dose_gy)
     deliveries = generated(
         first.deliveries,
         fine,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 
+from dicomplan.dose.between import RowsOfDose
+from dicomplan.geometry.grid import VoxelGrid
 from dicomplan.optimization.voxels import VoxelSet
 from dicomplan.patient.coverage import coverage_on_grid
 from dicomplan.plan.derive import AIR_DENSITY_G_CM3, ALL_SCENARIOS, Region
@@ -22,31 +25,65 @@ SHELL_MM = 12.0
 
 _THINNING = 2  # elsewhere every second voxel along each axis stands for its neighbours
 _LARGE_CC = 1500.0  # structures larger than this are thinned out too
+_PARTS = 3  # along each axis, of a voxel at a target's border
+_FEWER_PARTS = 2  # where that would give more points than
+_MOST_POINTS = 300_000
+_NEAR = 0.25  # a face to a voxel that is covered less than this lies near the border
+
+
+@dataclass(frozen=True)
+class BorderPoints:
+    """Where targets end, dose is looked at between voxel centres: that is where goals are won or lost.
+
+    ``cells`` (c,) rising places in the list of voxels that are cut into points (in them targets have no voxels, but points);
+    ``holder`` (m,) for each point the voxel that it lies in, a place in the same list; ``part`` (m,) which of the voxel's
+    ``parts`` cubed parts it is the centre of, counted z, y, x.
+    """
+
+    cells: IntArray
+    holder: IntArray
+    part: IntArray
+    parts: int
 
 
 @dataclass(frozen=True)
 class OptimizationVoxels:
     """``indices`` (n,) linear on the dose grid, rising; ``stands_for`` (n,) voxels that each one counts for.
 
-    ``scenarios``: how often they stand in the optimiser's dose vector, one after the other: with the isocentre where it is,
-    then at each of the template's shifts.
+    The optimiser's dose vector has a row for each voxel, then one for each of the ``border`` points, interpolated as goals
+    are judged: ``rows`` (n + m, n). ``scenarios``: how often all that stands in it, one after the other: with the
+    isocentre where it is, then at each of the template's shifts.
     """
 
     indices: IntArray
     stands_for: NDArray[np.float64]
+    border: BorderPoints
+    rows: RowsOfDose
     scenarios: int = 1
 
+    @property
+    def holders(self) -> IntArray:
+        """(rows,) place in the list of voxels of the voxel that each row of one scenario is or lies in."""
+        return np.concatenate([np.arange(len(self.indices)), self.border.holder])
+
+    def dose_gy(self, accurate_gy: Float32Array) -> NDArray[np.float64]:
+        """(rows,) of one scenario: an accurate dose (z, y, x), Gy, at voxels and points."""
+        return np.asarray(self.rows.dose(accurate_gy.ravel()[self.indices].astype(np.float64)))
+
     def difference_gy(self, accurate_gy: Float32Array, optimised_gy: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(scenarios n,) an accurate dose (z, y, x) minus the optimiser's (scenarios n,), both Gy.
+        """(scenarios rows,) an accurate dose (z, y, x) minus the optimiser's (scenarios rows,), both Gy.
 
         Where the isocentre is moved the accurate dose is not known: there the difference is taken to be the same.
         """
-        own = np.asarray(optimised_gy[: len(self.indices)], dtype=np.float64)
-        return np.tile(accurate_gy.ravel()[self.indices].astype(np.float64) - own, self.scenarios)
+        own = np.asarray(optimised_gy[: self.rows.count], dtype=np.float64)
+        return np.tile(self.dose_gy(accurate_gy) - own, self.scenarios)
 
 
 def optimization_voxels(case: PlanningCase, structures: Sequence[str]) -> OptimizationVoxels:
-    """All voxels of the structures that objectives name and of a shell round the targets; a lattice of the rest of BODY."""
+    """All voxels of the structures that objectives name and of a shell round the targets; a lattice of the rest of BODY.
+
+    And points where the targets end.
+    """
     grid = case.density.grid
     dense = np.zeros(grid.shape, dtype=np.bool_)
     targets = {target.name for target in case.resolved.targets}
@@ -56,38 +93,47 @@ def optimization_voxels(case: PlanningCase, structures: Sequence[str]) -> Optimi
             dense |= coverage_on_grid(coverage, grid) > 0
     dense |= _distance_to(case, tuple(targets)) <= SHELL_MM
     inside = case.body > 0
+    cut = inside & _at_borders(case, tuple(targets))
+    dense |= _grown(cut)
     lattice = np.zeros(grid.shape, dtype=np.bool_)
     lattice[::_THINNING, ::_THINNING, ::_THINNING] = True
     chosen = inside & (dense | lattice)
     indices = np.flatnonzero(chosen)
     stands_for = np.where(dense.ravel()[indices], 1.0, float(_THINNING**3))
     robust = case.resolved.template.robust
-    return OptimizationVoxels(indices, stands_for, 1 if robust is None else 1 + len(robust.shifts_mm))
+    border = _border_points(case, tuple(targets), np.flatnonzero(cut.ravel()[indices]), indices)
+    rows = _rows(case, border, indices)
+    return OptimizationVoxels(indices, stands_for, border, rows, 1 if robust is None else 1 + len(robust.shifts_mm))
 
 
 def voxel_sets(
     case: PlanningCase, voxels: OptimizationVoxels, regions: Sequence[Region]
 ) -> dict[Region, VoxelSet | None]:
-    """The voxels of each region with their covered volumes (cm3); None where a region holds none."""
+    """The rows of each region (voxels, of targets points at their border) with covered volumes (cm3); None for no volume."""
+    holders = voxels.holders
+    inside = voxels.indices[holders]  # place on the dose grid
+    targets = {target.name for target in case.resolved.targets}
     covered: dict[str, Float32Array] = {}
     far: dict[tuple[str, ...], Float32Array] = {}
     asked = any(one.reachable or one.counted for one in regions)
-    reachable = _reachable(case).ravel()[voxels.indices] if asked else None
-    deep = _deep(case).ravel()[voxels.indices] if any(one.through_air for one in regions) else None
+    reachable = _reachable(case).ravel()[inside] if asked else None
+    deep = _deep(case).ravel()[inside] if any(one.through_air for one in regions) else None
+    volume_cc = case.density.grid.voxel_volume_cc * np.concatenate(
+        [voxels.stands_for, np.full(len(voxels.border.part), 1.0 / voxels.border.parts**3)]
+    )
     result: dict[Region, VoxelSet | None] = {}
     for region in regions:
         if region.structure not in covered:
-            whole = case.body if region.structure == BODY else _on_grid(case, region.structure)
-            covered[region.structure] = whole.ravel()[voxels.indices]
+            covered[region.structure] = _covered(case, region.structure, voxels, region.structure in targets)
         fraction = covered[region.structure]
         if region.without:
             if region.without not in far:
-                far[region.without] = _distance_to(case, region.without).ravel()[voxels.indices]
+                far[region.without] = _distance_to(case, region.without).ravel()[inside]
             fraction = np.where(far[region.without] > region.margin_mm, fraction, np.float32(0.0))
         if region.reachable and reachable is not None:
             fraction = np.where(reachable, fraction, np.float32(0.0))
         held = (deep if region.through_air else reachable) if region.counted else None
-        found = _voxel_set(region.structure, fraction, voxels, case.density.grid.voxel_volume_cc, held)
+        found = _voxel_set(region.structure, fraction, volume_cc, held)
         result[region] = found if found is None else _in_scenario(found, region.scenario, voxels)
     return result
 
@@ -98,38 +144,127 @@ def reachable_fraction(case: PlanningCase, structure: str) -> Float32Array:
     return part
 
 
+def _covered(case: PlanningCase, structure: str, voxels: OptimizationVoxels, target: bool) -> Float32Array:
+    """(rows,) covered fraction of each voxel and point: a target has points in the voxels that are cut, others voxels alone."""
+    whole = case.body if structure == BODY else _on_grid(case, structure)
+    of_voxels = whole.ravel()[voxels.indices]
+    border = voxels.border
+    if not target:
+        return np.concatenate([of_voxels, np.zeros(len(border.part), dtype=np.float32)])
+    of_voxels[border.cells] = 0.0
+    return np.concatenate([of_voxels, _in_parts(case, structure, voxels.indices[border.holder], border)])
+
+
 def _voxel_set(
-    name: str,
-    fraction: Float32Array,
-    voxels: OptimizationVoxels,
-    voxel_cc: float,
-    held: NDArray[np.bool_] | None = None,
+    name: str, fraction: Float32Array, volume_cc: NDArray[np.float64], held: NDArray[np.bool_] | None = None
 ) -> VoxelSet | None:
-    """The covered voxels; those not ``held`` count by their volume, but as if they were hardly covered."""
+    """The covered rows; those not ``held`` count by their volume, but as if they were hardly covered."""
     used = np.flatnonzero(fraction > 1e-3)
     if len(used) == 0:
         return None
     part = fraction[used].astype(np.float64)
     coverage = part if held is None else np.where(held[used], part, 0.0)
-    return VoxelSet(name, used, part * voxels.stands_for[used] * voxel_cc, coverage)
+    return VoxelSet(name, used, part * volume_cc[used], coverage, float(volume_cc[used].min()))
 
 
 def _in_scenario(found: VoxelSet, scenario: int, voxels: OptimizationVoxels) -> VoxelSet:
-    """The voxels of a set where a scenario has them in the dose vector; those of all scenarios share the volume."""
+    """The rows of a set where a scenario has them in the dose vector; those of all scenarios share the volume."""
     if scenario == 0:
         return found
     chosen = range(voxels.scenarios) if scenario == ALL_SCENARIOS else (scenario,)
     copies = len(chosen)
     return VoxelSet(
         found.name,
-        np.concatenate([found.indices + one * len(voxels.indices) for one in chosen]),
+        np.concatenate([found.indices + one * voxels.rows.count for one in chosen]),
         np.tile(found.weights / copies, copies),
         None if found.coverage is None else np.tile(found.coverage, copies),
+        None if found.cell is None else found.cell / copies,
     )
 
 
 def _on_grid(case: PlanningCase, structure: str) -> Float32Array:
     return coverage_on_grid(case.coverages[structure], case.density.grid)
+
+
+def _grown(part: NDArray[np.bool_], corners: bool = True) -> NDArray[np.bool_]:
+    """With the neighbours of each voxel: all 26, or the six that share a face."""
+    from scipy.ndimage import binary_dilation, generate_binary_structure
+
+    result: NDArray[np.bool_] = binary_dilation(part, generate_binary_structure(3, 3 if corners else 1))
+    return result
+
+
+def _at_borders(case: PlanningCase, structures: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Voxels that a structure covers in part, or whole with its border along one of their faces."""
+    result = np.zeros(case.density.grid.shape, dtype=np.bool_)
+    for name in structures:
+        covered = _on_grid(case, name)
+        outside = np.pad(covered < _NEAR, 1, constant_values=True)
+        beside = _grown(outside, corners=False)[1:-1, 1:-1, 1:-1]
+        result |= (covered > 1e-3) & ((covered < 0.999) | beside)
+    return result
+
+
+def _in_parts(case: PlanningCase, structure: str, at: IntArray, border: BorderPoints) -> Float32Array:
+    """(m,) covered fraction of the parts that ``border`` tells of; ``at`` (m,) their voxels, linear on the dose grid."""
+    grid, cut = case.density.grid, border.parts
+    if len(at) == 0:
+        return np.zeros(0, dtype=np.float32)
+    where = np.array(np.unravel_index(at, grid.shape))
+    low, high = where.min(axis=1), where.max(axis=1) + 1
+    box = grid.crop((int(low[0]), int(low[1]), int(low[2])), (int(high[0]), int(high[1]), int(high[2])))
+    covered = coverage_on_grid(case.coverages[structure], _divided(box, cut))
+    z, y, x = cut * (where - low[:, None]) + np.array(np.unravel_index(border.part, (cut,) * 3))
+    found: Float32Array = covered[z, y, x]
+    return found
+
+
+def _divided(grid: VoxelGrid, parts: int) -> VoxelGrid:
+    """The grid with each voxel cut into ``parts`` along each axis."""
+    nz, ny, nx = grid.shape
+    dz, dy, dx = grid.spacing_mm
+    x, y, z = grid.patient_from_index([0.5 * (1.0 / parts - 1.0)] * 3)
+    return replace(
+        grid,
+        shape=(parts * nz, parts * ny, parts * nx),
+        spacing_mm=(dz / parts, dy / parts, dx / parts),
+        origin_mm=(float(x), float(y), float(z)),
+    )
+
+
+def _border_points(case: PlanningCase, targets: tuple[str, ...], cells: IntArray, indices: IntArray) -> BorderPoints:
+    """The parts of the voxels ``cells`` (places in ``indices``) that hold some of a target."""
+    parts = _PARTS if len(cells) * _PARTS**3 <= _MOST_POINTS else _FEWER_PARTS
+    every = BorderPoints(cells, np.repeat(cells, parts**3), np.tile(np.arange(parts**3), len(cells)), parts)
+    needed = np.zeros(len(every.part), dtype=np.bool_)
+    for name in targets:
+        needed |= _in_parts(case, name, indices[every.holder], every) > 1e-3
+    return replace(every, holder=every.holder[needed], part=every.part[needed])
+
+
+def _rows(case: PlanningCase, border: BorderPoints, indices: IntArray) -> RowsOfDose:
+    """Every voxel as it is, then the points: trilinear between voxels, held beyond the grid's outermost centres.
+
+    Where BODY ends dose is 0, as in what is judged.
+    """
+    shape = case.density.grid.shape
+    place = np.full(int(np.prod(shape)), -1, dtype=np.int64)
+    place[indices] = np.arange(len(indices))
+    where = np.array(np.unravel_index(indices[border.holder], shape))
+    offset = (np.array(np.unravel_index(border.part, (border.parts,) * 3)) + 0.5) / border.parts - 0.5
+    beside = np.clip(where + np.sign(offset).astype(np.int64), 0, np.array(shape)[:, None] - 1)
+    row, column, weight = [np.arange(len(indices))], [np.arange(len(indices))], [np.ones(len(indices))]
+    for corner in np.ndindex(2, 2, 2):
+        at = np.where(np.array(corner)[:, None] == 1, beside, where)
+        share = np.prod(np.where(np.array(corner)[:, None] == 1, np.abs(offset), 1.0 - np.abs(offset)), axis=0)
+        found = place[np.ravel_multi_index(tuple(at), shape)]
+        used = (found >= 0) & (share > 0.0)
+        row.append(len(indices) + np.flatnonzero(used))
+        column.append(found[used])
+        weight.append(share[used])
+    entries = (np.concatenate(weight).astype(np.float32), (np.concatenate(row), np.concatenate(column)))
+    shape_of_rows = (len(indices) + len(border.part), len(indices))
+    return RowsOfDose(coo_array(entries, shape=shape_of_rows).tocsr())
 
 
 def _distance_to(case: PlanningCase, structures: tuple[str, ...]) -> Float32Array:

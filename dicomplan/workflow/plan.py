@@ -16,6 +16,7 @@ from dicomplan.dicom.identity import Identity
 from dicomplan.dicom.read import read_plan
 from dicomplan.dicom.source import Study
 from dicomplan.dicom.write_plan import write_plan
+from dicomplan.dose.between import RowsOfDose
 from dicomplan.dose.engines import beam_doses, course_dose, delivery_plane, direction_planes
 from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.pencil_beam import (
@@ -109,18 +110,19 @@ def make_plan(
         aims = aims_of(setup.resolved)
         voxels = optimised_voxels(setup, aims)
         seen = seen_by_beams(setup, voxels.indices, clock)
-        influence = influence_of(setup, setup.maps, seen)
+        influence = influence_of(setup, setup.maps, seen, voxels)
         ideal = optimise_fluence(case, influence, voxels, aims, doses, clock.progress, cancel)
     front = None
     if traded is not None:
         with clock.stage("explore"):
             front = explore(case, influence, voxels, ideal, doses, traded, progress=clock.progress, cancel=cancel)
-    point_dose = _point_dose(setup, {direction(one.beam): part for one, part in zip(setup.maps, seen, strict=True)})
+    by_beam = {direction(one.beam): part for one, part in zip(setup.maps, seen, strict=True)}
+    point_dose = _point_dose(setup, by_beam, influence.rows)
     limit = setup.resolved.template.delivery.max_segments
     try:
         with clock.stage("sequence"):
             finer = [fine_map(one, FINE_STEP_MM, FINE_MARGIN_MM) for one in setup.maps]
-            fine = influence_of(setup, finer, seen)
+            fine = influence_of(setup, finer, seen, voxels)
             delivered = deliver(
                 case, setup.maps, influence, ideal, voxels, doses, point_dose, limit, fine, clock.progress, cancel
             )
@@ -222,15 +224,18 @@ def _point_doses(
     )
 
 
-def _point_dose(setup: Setup, seen: Mapping[tuple[float, ...], BeamSamples]) -> PointDose:
-    """The pencil beam's dose at the optimisation voxels, for the optimised beams and their carriage groups."""
+def _point_dose(
+    setup: Setup, seen: Mapping[tuple[float, ...], BeamSamples], rows: RowsOfDose | None = None
+) -> PointDose:
+    """The pencil beam's dose at the voxels that were seen (``rows`` of it), for optimised beams and their carriage groups."""
     machine = setup.case.machine
     photons = photons_cm2_per_mu(machine, setup.kernel)
     sigma = blurred_sigma_mm(setup.kernel, machine)
 
     def dose(delivery: BeamDelivery, plane: FluencePlane) -> Float32Array:
         scaled = FluencePlane(plane.values * photons, plane.x_mm, plane.y_mm)
-        return pencil_beam_dose(scaled, seen[direction(delivery.beam)], sigma)
+        at_voxels = pencil_beam_dose(scaled, seen[direction(delivery.beam)], sigma)
+        return at_voxels if rows is None else rows.dose(at_voxels)
 
     return dose
 

@@ -123,9 +123,12 @@ def seen_by_beams(setup: Setup, voxels: IntArray, clock: Clock) -> tuple[BeamSam
     return tuple(found)
 
 
-def influence_of(setup: Setup, maps: Sequence[BeamletMap], seen: Sequence[BeamSamples]) -> FactorisedInfluence:
-    """The influence of beamlets on the voxels that were seen."""
-    return factorised_influence(maps, seen, setup.kernel, setup.case.machine, setup.resolved.fractions)
+def influence_of(
+    setup: Setup, maps: Sequence[BeamletMap], seen: Sequence[BeamSamples], voxels: OptimizationVoxels | None = None
+) -> FactorisedInfluence:
+    """The influence of beamlets on the voxels that were seen; of ``voxels`` also on the points between them."""
+    rows = None if voxels is None else voxels.rows.repeated(voxels.scenarios)
+    return factorised_influence(maps, seen, setup.kernel, setup.case.machine, setup.resolved.fractions, rows)
 
 
 def _isocenter(resolved: ResolvedTemplate, structures: StructureCoverages) -> tuple[float, float, float]:
