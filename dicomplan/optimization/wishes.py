@@ -34,6 +34,7 @@ FloatArray = NDArray[np.float64]
 SLACK = 0.005
 """A goal that was not met, or was bettered, is kept at its dose and so much of it, if nothing else is asked for."""
 
+_SMOOTHER = 10.0  # times the guide's smoothing in the end, when everything that was wished for is kept
 _PRICE = 6.0  # of giving way: above what the guide's terms (0.1 in all, up to 1 where goals are hard) could gain by it
 _PULL = 2.0  # of bettering a goal that is met
 _MET = 5e-4  # shares below this are none
@@ -265,7 +266,9 @@ def fulfil(
         share = work.reach(held, [way, *others], _BETTER_ITERATIONS, f"betters {wishes[k].limit.voxels.name}")[0]
         work.shares[k] = share
     if held and not cancel.finishing:
-        # each search has moved the dose a little: what is kept must hold of all at the same time
+        # each search has moved the dose a little: what is kept must hold of all at the same time, and be simple to deliver
+        if guide.smoothing is not None:
+            work.guide = replace(guide, smoothing=replace(guide.smoothing, weight=_SMOOTHER * guide.smoothing.weight))
         work.reach(held, [], _GROUP_ITERATIONS, "all that is kept")
     return work.result()
 
