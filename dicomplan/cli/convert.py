@@ -46,11 +46,12 @@ def run(options: argparse.Namespace, session: Session) -> int:
         if options.format or options.masks or options.structure_set:
             raise UsageError("--format, --masks and --structure-set do not go with --from-masks")
         (masks,) = existing_paths([options.from_masks])
+    chosen = study_choices(options)
     with session.long_work() as progress:
         from dicomplan.workflow.convert import run_convert
         from dicomplan.workflow.study_request import StudyRequest
 
-        request = StudyRequest(**study_choices(options))
+        request = StudyRequest(**chosen)
         if masks is not None:
             from dicomplan.workflow.convert_masks import run_from_masks
 

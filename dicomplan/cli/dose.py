@@ -59,7 +59,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace, session: Session) -> int:
     """Calculate the dose and print what came out."""
-    study = existing_paths(options.study)
+    chosen = study_choices(options)
     if options.plan is not None and ("/" in options.plan or "\\" in options.plan):
         existing_paths([options.plan])
         if not Path(options.plan).is_file():
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
         from dicomplan.workflow.dose import DoseRequest, run_dose
 
         request = DoseRequest(
-            **study_choices(options),
+            **chosen,
             output=Path(options.output),
             plan=options.plan,
             machine=options.machine,
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
         documents = [
             {"severity": item.severity, "message": item.message, "file": item.file, "tag": item.tag} for item in told
         ]
-        session.note(findings_text(documents, common_folder(study)))
+        session.note(findings_text(documents, common_folder(chosen["study"])))
     session.result(outcome_text(outcome), outcome.document)
     return 0
 

@@ -48,13 +48,13 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace, session: Session) -> int:
     """Evaluate and print the metrics; the exit code is 5 if a hard constraint is broken."""
-    study = existing_paths(options.study)
     doses = existing_paths(options.dose)
+    chosen = study_choices(options)
     with session.long_work() as progress:
         from dicomplan.workflow.evaluate import EvaluateRequest, run_evaluate
 
         request = EvaluateRequest(
-            **study_choices(options),
+            **chosen,
             doses=doses,
             template=options.template,
             output=None if options.output is None else Path(options.output),
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
         outcome = run_evaluate(request, progress, session.cancel)
     told = [finding for finding in outcome.document["findings"] if finding["severity"] != "info"]
     if told:
-        session.note(findings_text(told, common_folder(study)))
+        session.note(findings_text(told, common_folder(chosen["study"])))
     session.result(outcome_text(outcome), outcome.document)
     return outcome.exit_code
 

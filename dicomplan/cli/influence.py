@@ -52,12 +52,13 @@ def cutoff_mm(text: str) -> float:
 
 def run(options: argparse.Namespace, session: Session) -> int:
     """Write the matrix and print what it is."""
+    chosen = study_choices(options)
     with session.long_work() as progress:
         from dicomplan.workflow.influence import InfluenceRequest, run_influence
         from dicomplan.workflow.study_request import StudyRequest
 
         request = InfluenceRequest(
-            study=StudyRequest(**study_choices(options)),
+            study=StudyRequest(**chosen),
             template=options.template,
             output=Path(options.output),
             file_format=options.format,

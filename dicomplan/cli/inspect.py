@@ -30,11 +30,12 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace, session: Session) -> int:
     """Look at the study and print what was found; exit code 0 also for a study that ``plan`` must refuse."""
     study = existing_paths(options.study)
+    chosen = study_choices(options)
     with session.long_work() as progress:
         from dicomplan.workflow.inspect import run_inspect
         from dicomplan.workflow.study_request import StudyRequest
 
-        document = run_inspect(StudyRequest(**study_choices(options)), progress, session.cancel)
+        document = run_inspect(StudyRequest(**chosen), progress, session.cancel)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     session.result(study_text(document, common_folder(study), width), document)
     return 0

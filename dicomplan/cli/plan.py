@@ -52,11 +52,12 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace, session: Session) -> int:
     """Plan the study and print the outcome; the exit code is the plan's."""
+    chosen = study_choices(options)
     with session.long_work() as progress:
         from dicomplan.workflow.plan import PlanRequest, run_plan
 
         request = PlanRequest(
-            **study_choices(options),
+            **chosen,
             template=options.template,
             output=Path(options.output),
             beam_doses=options.beam_doses,

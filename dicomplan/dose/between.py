@@ -29,11 +29,13 @@ class RowsOfDose:
 
     def dose(self, voxel_dose: NDArray[Any]) -> NDArray[Any]:
         """(rows,) dose from that of the voxels (voxels,), in its own precision."""
-        return self.matrix @ voxel_dose
+        rows: NDArray[Any] = self.matrix @ voxel_dose
+        return rows
 
     def adjoint(self, gradient: NDArray[Any]) -> NDArray[Any]:
         """(voxels,) transpose of :meth:`dose`, from (rows,)."""
-        return self._transposed @ gradient
+        voxels: NDArray[Any] = self._transposed @ gradient
+        return voxels
 
     def on(self, rows: IntArray) -> tuple[IntArray, RowsOfDose]:
         """Some of the rows, and the voxels (rising) that these need: the new columns. Doses agree to the last bit."""
