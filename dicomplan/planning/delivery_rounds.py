@@ -41,7 +41,7 @@ _SETTINGS = SolverSettings(max_iterations=150, relative_change=5e-4)
 _SHIFT = 0.15  # of its dose: segments meet what voxels say of a goal, so what is judged must be told in full
 _TRUST_MM = 10.0  # so far leaves move in one round
 
-METERSET_WEIGHT = 0.1
+METERSET_WEIGHT = 1.0
 """Of the total meterset where it is optimised, relative to what it was."""
 
 METERSET_MARGIN = 1.002

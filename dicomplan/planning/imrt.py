@@ -26,7 +26,7 @@ from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 
-SMOOTHING_WEIGHT = 0.2
+SMOOTHING_WEIGHT = 0.6
 """Weight of the fluence's roughness, relative to squares of (dose / prescription)."""
 
 SETTLED = 0.003
