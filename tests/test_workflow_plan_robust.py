@@ -19,10 +19,12 @@ from dicomplan.plan.derive import ALL_SCENARIOS
 from dicomplan.plan.library import load_template
 from dicomplan.plan.parse import parse_template
 from dicomplan.plan.template import Robustness
+from dicomplan.planning.normalizing import NormalizationResult
 from dicomplan.planning.pursuing import aims_of
 from dicomplan.planning.robustness import shifted_values
 from dicomplan.planning.voxels import voxel_sets
 from dicomplan.workflow.clock import Clock
+from dicomplan.workflow.plan_document import normalization_findings
 from dicomplan.workflow.plan_setup import influence_of, optimised_voxels, prepare, seen_by_beams
 from dicomplan.workflow.plan_values import Setup
 
@@ -142,3 +144,13 @@ def test_keys_of_one_line_are_read() -> None:
     found = parse_template(template(more="skin: 5 mm\nflash: 15 mm\nslack: 1 %\n" + ROBUST))
     assert (found.skin_mm, found.flash_mm, found.slack) == (5.0, 15.0, 0.01)
     assert found.robust == Robustness(SHIFTS)
+
+
+@pytest.mark.parametrize(
+    ("factor", "robust", "warned"),
+    [(0.98, True, True), (0.98, False, False), (1.02, True, False), (0.999, True, False)],
+)
+def test_normalising_a_robust_plan_down_is_warned_of(factor: float, robust: bool, warned: bool) -> None:
+    """The plan as it is has more than it needs, for the sake of the shifts; scaled down to its need, it no longer has."""
+    found = normalization_findings(NormalizationResult(factor, factor), robust=robust)
+    assert [finding.severity for finding in found] == ["warning"] * warned

@@ -23,6 +23,7 @@ from dicomplan.metrics.sampling import dose_samples
 from dicomplan.plan.matching import BODY
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.exploring import Front
+from dicomplan.planning.normalizing import NormalizationResult
 from dicomplan.planning.proving import Verdict
 from dicomplan.planning.robustness import ShiftedValues
 from dicomplan.workflow.plan_values import Result
@@ -30,6 +31,8 @@ from dicomplan.workflow.plan_values import Result
 _LIBRARIES = ("numpy", "scipy", "numba", "pydicom", "rt-utils", "contourpy")
 _HOT_SPOT, _HOT_SPOT_CC = 1.15, 0.03
 """A dose beyond this part of the highest level in so many cc of BODY is worth a warning, whatever the goals allow."""
+_UNNOTICED = 0.002
+"""A dose lower by so little takes no robustness from a plan that anybody would miss."""
 _MOST_MU_PER_PRESCRIPTION = 5.0
 """Metersets beyond so many times those of an open field are worth a warning: much modulation, much leakage."""
 
@@ -299,11 +302,9 @@ def _quality(result: Result, final: Mapping[str, DoseSamples | None], segments: 
     return quality
 
 
-def _plan_findings(result: Result, samples: PlanSamples, total_mu: float) -> list[Finding]:
-    """What the plan itself gives rise to say."""
-    resolved, machine = result.setup.resolved, result.setup.case.machine
+def normalization_findings(scaling: NormalizationResult | None, *, robust: bool) -> list[Finding]:
+    """What there is to say of a normalisation; ``robust``: the plan was made for set-up errors as well."""
     found = []
-    scaling = result.normalization
     if scaling is not None and scaling.limited_by is not None:
         found.append(
             Finding(
@@ -312,6 +313,21 @@ def _plan_findings(result: Result, samples: PlanSamples, total_mu: float) -> lis
                 f"{scaling.limited_by}",
             )
         )
+    if scaling is not None and robust and scaling.factor < 1.0 - _UNNOTICED:
+        found.append(
+            Finding(
+                "warning",
+                f"normalisation looks at the plan as it is: all metersets times {scaling.factor:.4f} takes from the targets what "
+                "planning for set-up errors had given them",
+            )
+        )
+    return found
+
+
+def _plan_findings(result: Result, samples: PlanSamples, total_mu: float) -> list[Finding]:
+    """What the plan itself gives rise to say."""
+    resolved, machine = result.setup.resolved, result.setup.case.machine
+    found = normalization_findings(result.normalization, robust=result.shifted is not None)
     open_field = resolved.highest_level_gy / resolved.fractions / machine.calibration.dose_per_mu_gy
     if total_mu > _MOST_MU_PER_PRESCRIPTION * open_field:
         found.append(
