@@ -112,7 +112,9 @@ def _picture(
         parts.append(
             f'<line x1="{_LEFT}" x2="{_WIDE - 10}" y1="{r(level):.1f}" y2="{r(level):.1f}" stroke="#99a"{style}/>'
         )
-        parts.append(f'<text x="{_LEFT - 4}" y="{r(level) + 4:.1f}" text-anchor="end">{level:+g} %</text>')
+        parts.append(
+            f'<text x="{_LEFT - 4}" y="{r(level) + 4:.1f}" text-anchor="end">{f"{level:+g}" if level else "0"} %</text>'
+        )
     parts.append(line(percent, r, 'stroke="#a02c1c"'))
     over = one is not None and one.passed is False
     seen = "" if one is None else ("fit: " if one.fitted else "held: ")

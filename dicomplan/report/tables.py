@@ -215,6 +215,8 @@ def machine_section(data: ReportData) -> Markup:
     left = [element("h3", "Machine and calibration"), _pairs([("Machine", machine), *data.machine_rows])]
     if data.calibration:
         left.append(element("p", data.calibration))
+    if data.dose_note:
+        left.append(element("p", data.dose_note))
     right: list[Markup] = []
     if data.hu_table:
         rows = [

@@ -129,8 +129,9 @@ class ReportData:
 
     ``document`` is the ``plan.json`` document (INTERFACE.md); status, disclaimer, prescription, goals, structures'
     metrics, quality, warnings and timings are read from it. ``dose`` is what the pictures show, named by ``dose_label``
-    (None when the plan is not deliverable and nothing was computed); its grid has the CT's axes. ``isocenter_mm`` is in
-    patient coordinates. ``identification`` holds (label, value) pairs to print with ``--identify``; else it is empty.
+    (None when the plan is not deliverable and nothing was computed); its grid has the CT's axes. ``dose_note`` says what
+    the dose is stated to and how that is got. ``isocenter_mm`` is in patient coordinates.
+    ``identification`` holds (label, value) pairs to print with ``--identify``; else it is empty.
     """
 
     document: Mapping[str, Any]
@@ -147,6 +148,7 @@ class ReportData:
     hu_table: tuple[HuRow, ...] = ()
     hu_table_note: str = ""
     calibration: str = ""
+    dose_note: str = ""
     machine_rows: tuple[tuple[str, str], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""

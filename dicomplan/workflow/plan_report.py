@@ -66,6 +66,7 @@ def report_data(
         hu_table=tuple(HuRow(one.hu, one.mass_g_cm3, one.electron_relative, one.material) for one in HU_TABLE),
         hu_table_note=_HU_NOTE,
         calibration=_calibration(result),
+        dose_note=_dose_note(result),
         machine_rows=_machine_rows(result),
         versions=document["versions"],
         created=created.isoformat(sep=" "),
@@ -207,6 +208,20 @@ def _calibration(result: Result) -> str:
         f"{one.dose_per_mu_gy:g} Gy per MU in water on the axis at {one.depth_mm:g} mm depth, "
         f"source-surface distance {one.source_surface_distance_mm:g} mm, field {one.field_mm:g} mm x {one.field_mm:g} mm."
     )
+
+
+def _dose_note(result: Result) -> str:
+    """What the final dose is stated to, and how that is got from the kernels, which are those of water."""
+    wanted = result.setup.resolved.template.dose
+    if wanted.final == "pencil_beam":
+        return "Dose to water: pencil beams of water at radiological depth."
+    medium = (
+        "water kernels are carried on electron density; what they leave per electron is turned into dose to medium by the "
+        "medium's electrons per mass"
+    )
+    if wanted.dose_to == "medium":
+        return f"Dose to medium: {medium}."
+    return f"Dose to water in the medium: {medium}, and that into dose to water by the ratio of stopping powers."
 
 
 def _machine_rows(result: Result) -> tuple[tuple[str, str], ...]:
