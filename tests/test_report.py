@@ -270,6 +270,8 @@ def test_limit_is_read_only_in_the_goals_own_unit(text: str, unit: str, expected
         ("D0.1cc <= 45 Gy", "Gy", (45.0, 0.002)),
         ("V20Gy <= 30 %", "%", (20.0, 0.30)),
         ("V20Gy <= 10 cc", "cc", (20.0, 0.2)),
+        ("Dmax <= 75 Gy", "Gy", (75.0, 0.0)),
+        ("Dmin >= 60 Gy", "Gy", (60.0, 1.0)),
         ("Dmean <= 26 Gy", "Gy", None),
         ("V95% >= 95 %", "%", None),
         ("CV17.5Gy >= 700 cc", "cc", None),

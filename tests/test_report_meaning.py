@@ -12,6 +12,7 @@ import pytest
 from report_helpers import make_report_data
 
 from dicomplan.beams.delivery import Aperture
+from dicomplan.metrics.dvh import DoseSamples
 from dicomplan.report.bev import bev_section
 from dicomplan.report.colors import structure_colors
 from dicomplan.report.goals import goals_section, header, prescription_section, unmet_section
@@ -19,6 +20,7 @@ from dicomplan.report.robustness import robustness_section
 from dicomplan.report.tables import beams_section, calculation_section, notes_section, warnings_section
 from dicomplan.report.trade_off import trade_off_section
 from dicomplan.report.values import ReportData
+from dicomplan.workflow.plan_document import cold_targets
 
 
 @cache
@@ -66,6 +68,23 @@ def test_a_plan_without_hard_constraints_is_not_said_to_meet_them() -> None:
     assert _words(unmet_section(data)).strip() == "All goals are met on the final dose."
 
 
+def test_a_missed_goal_takes_the_green_from_an_accepted_plan() -> None:
+    missed = header(_data())
+    assert "badge accepted lax" in missed
+    assert "every hard constraint is met on the final dose, but 2 goals are not met" in _words(missed)
+    met = header(_with(goals=[{**goal, "met": True} for goal in _data().document["goals"]]))
+    assert "lax" not in met
+    assert "not met" not in _words(met)
+
+
+@pytest.mark.parametrize(("cold_cc", "warned"), [(4.0, False), (6.0, True)])
+def test_a_cold_target_is_warned_of_whatever_the_goals_ask(cold_cc: float, warned: bool) -> None:
+    """Of 100 cc so many get half of 60 Gy: D95% is what the coldest of the hottest 95 cc get."""
+    samples = DoseSamples.of_points([30.0, 60.0], [cold_cc, 100.0 - cold_cc])
+    found = cold_targets({"PTV": (60.0, samples), "Empty": (60.0, None)})
+    assert [finding.message for finding in found] == ["cold target: D95% of PTV is 30.0 Gy, 50 % of its level"] * warned
+
+
 def test_warnings_stand_in_the_documents_order_errors_first_and_notes_apart() -> None:
     found = [
         {"severity": "warning", "message": "hot spot: much"},
@@ -89,7 +108,7 @@ def test_normalisation_is_told_as_a_sentence(limited_by: str | None) -> None:
     template = {"prescription": {"normalize": "PTV_7000 D95% = 70 Gy"}}
     words = _words(prescription_section(_with(prescription=prescription, template=template)))
     assert "Normalised for PTV_7000 D95% = 70 Gy: all metersets times 0.9894" in words
-    assert ("1.0123 was wanted; more would break SpinalCord" in words) == (limited_by is not None)
+    assert ("1.0123 was wanted; held back by SpinalCord" in words) == (limited_by is not None)
     assert "{" not in words
 
 

@@ -46,7 +46,7 @@ def scaled_samples(samples: DoseSamples, factor: float) -> DoseSamples:
 def normalization(case: PlanningCase, dose_gy: Float32Array) -> NormalizationResult | None:
     """The factor for the template's normalisation on a dose (Gy of the course); None where it asks for none.
 
-    The factor is lowered as far as the upper hard constraints that are met without it stay met.
+    The factor is lowered as far as the upper hard constraints stay met; with one that is broken anyhow it is at most 1.
     """
     wish = case.resolved.normalize
     if wish is None:
@@ -69,7 +69,7 @@ def normalization(case: PlanningCase, dose_gy: Float32Array) -> NormalizationRes
 
 
 def _allowed(case: PlanningCase, constraint: StructureGoal, dose_gy: Float32Array, factor: float) -> float:
-    """The greatest factor, at most ``factor``, that keeps a constraint; ``factor`` itself where it is broken at 1."""
+    """The greatest factor, at most ``factor``, that keeps a constraint; 1 at most where that is broken already."""
     samples = dose_samples(case.coverages[constraint.structure], dose_gy, case.density.grid)
     goal = constraint.goal
     if samples.volume_cc <= 0 or factor <= 1.0:
@@ -78,8 +78,10 @@ def _allowed(case: PlanningCase, constraint: StructureGoal, dose_gy: Float32Arra
     def broken(value: float) -> bool:
         return not goal.met(evaluate(goal.metric, scaled_samples(samples, value), goal.unit))
 
-    if not broken(factor) or broken(1.0):
+    if not broken(factor):
         return factor
+    if broken(1.0):
+        return 1.0
     low, high = 1.0, factor
     for _ in range(_STEPS):
         middle = 0.5 * (low + high)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dicomplan.beams.delivery import Aperture
 from dicomplan.report.colors import Rgb, css, fluence_colors, on_dark
+from dicomplan.report.framing import bar_mm
 from dicomplan.report.goals import is_moving
 from dicomplan.report.markup import Markup, element, join, number, script_json, section
 from dicomplan.report.planes import direction_letters
@@ -100,11 +101,6 @@ def _fluence_image(fluence: FluenceMap | None, largest_mu: float) -> Markup:
     )
 
 
-def _bar_mm(width_mm: float) -> float:
-    """Length of the scale's bar: it stays clear of the letter below the middle of the picture."""
-    return next((length for length in (100.0, 50.0, 20.0) if length <= 0.36 * width_mm), 10.0)
-
-
 def _panel(title: str, box: Box, letters: tuple[str, str, str, str], *layers: str) -> Markup:
     left, low, right, high = box
     size = 0.055 * (right - left)
@@ -122,7 +118,7 @@ def _panel(title: str, box: Box, letters: tuple[str, str, str, str], *layers: st
         for letter, (x, y, anchor) in zip(letters, places, strict=True)
     ]
     cross = join(element("path", d="M-5 0h10M0-5v10", class_=name) for name in ("cross halo", "cross"))
-    length = _bar_mm(right - left)
+    length = bar_mm(right - left)
     bar = element("path", d=f"M{right - 4 - length:.1f} {-low - 4:.1f}h{length:g}", class_="bar")
     caption = element(
         "text",

@@ -19,6 +19,11 @@ _AROUND_TARGETS_MM = 25.0
 _COVERED = 0.01
 
 
+def bar_mm(width_mm: float) -> float:
+    """Length of the bar in the corner that tells the scale: it stays clear of the letter below the middle of the picture."""
+    return next((length for length in (100.0, 50.0, 20.0) if length <= 0.36 * width_mm), 10.0)
+
+
 def union(boxes: Sequence[Box]) -> Box | None:
     """The least box that holds all ``boxes``; None without any."""
     if not boxes:

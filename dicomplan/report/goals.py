@@ -20,6 +20,7 @@ STATUS_WORDS = {
 NOT_A_DEVICE = "Research software, not a medical device. Not for clinical use."
 _LIMIT = re.compile(r"(<=|>=|≤|≥|<|>|=)\s*([0-9.]+)\s*(Gy|%|cc)?")
 _METRIC = re.compile(r"\s*(D|V)([0-9.]+)\s*(%|cc|Gy)")
+_EXTREME = re.compile(r"\s*D(max|min)\b")
 _ACCEPTABLE = re.compile(r"acceptable\s*([0-9.]+)\s*(Gy|%|cc)?")
 Goal = Mapping[str, Any]
 
@@ -43,11 +44,14 @@ def goal_limit(goal: Goal) -> tuple[bool, float] | None:
 
 
 def dvh_point(goal: Goal, volume_cc: float | None) -> tuple[float, float] | None:
-    """Where a dose-volume goal (Dx%, Dxcc, VxGy) lies in a DVH: (dose in Gy, volume fraction); None for other goals.
+    """Where a goal (Dx%, Dxcc, VxGy, Dmax, Dmin) lies in a DVH: (dose in Gy, volume fraction); None for other goals.
 
     ``volume_cc`` is the structure's volume, for goals in cm3.
     """
     limit, found = goal_limit(goal), _METRIC.match(str(goal.get("goal", "")))
+    extreme = _EXTREME.match(str(goal.get("goal", "")))
+    if limit is not None and extreme is not None and goal.get("unit") == "Gy":
+        return limit[1], 0.0 if extreme.group(1) == "max" else 1.0
     if limit is None or found is None:
         return None
     kind, argument, unit = found.group(1), float(found.group(2)), found.group(3)
@@ -167,7 +171,11 @@ def header(data: ReportData) -> Markup:
     word, meaning = STATUS_WORDS.get(status, (status, ""))
     if status == "accepted" and not _has_hard(document):
         meaning = "the template sets no hard constraint"
-    badge = element("span", word, class_=f"badge {status}" if status in STATUS_WORDS else "badge")
+    missed = sum(goal.get("met") is False and goal.get("kind") != "hard" for goal in document.get("goals", []))
+    if status == "accepted" and missed:
+        meaning += f", but {missed} goal{'s are' if missed > 1 else ' is'} not met"
+    tone = f"badge {status}" + (" lax" if status == "accepted" and missed else "")
+    badge = element("span", word, class_=tone if status in STATUS_WORDS else "badge")
     title = element(
         "div", element("h1", data.plan_label), badge, element("span", meaning, class_="meaning"), class_="title"
     )
@@ -314,7 +322,7 @@ def _normalization_text(scaled: Mapping[str, Any], document: Mapping[str, Any]) 
     wish = f" for {asked}" if asked else ""
     text = f"Normalised{wish}: all metersets times {float(scaled['factor']):.4f}"
     if scaled.get("limited_by"):
-        text += f" ({float(scaled['wanted']):.4f} was wanted; more would break {scaled['limited_by']})"
+        text += f" ({float(scaled['wanted']):.4f} was wanted; held back by {scaled['limited_by']})"
     return text + "."
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan.report.colors import ISODOSES, Rgb, css, on_dark
-from dicomplan.report.framing import Box, picture_box
+from dicomplan.report.framing import Box, bar_mm, picture_box
 from dicomplan.report.goals import engine_text
 from dicomplan.report.markup import Markup, element, join, number, section
 from dicomplan.report.planes import PlaneName, PlaneView, cut, plane_view
@@ -116,7 +116,7 @@ def _group(class_: str, parts: list[Markup]) -> Markup:
 
 
 def _furniture(view: PlaneView, box: Box, isocenter: tuple[float, float]) -> Markup:
-    """Orientation letters, a cross at the isocentre and a 50 mm bar."""
+    """Orientation letters, a cross at the isocentre and a bar of at most 50 mm."""
     left, top, right, bottom = box
     across, down = (left + right) / 2, (top + bottom) / 2
     size = 0.035 * max(right - left, bottom - top)
@@ -135,9 +135,10 @@ def _furniture(view: PlaneView, box: Box, isocenter: tuple[float, float]) -> Mar
     u, v = isocenter
     lines = f"M{u - 7:.1f} {v:.1f}h14M{u:.1f} {v - 7:.1f}v14"
     parts += [element("path", d=lines, class_=name) for name in ("cross halo", "cross")]
-    parts.append(element("path", d=f"M{right - size - 50:.1f} {bottom - size:.1f}h50", class_="bar"))
-    caption = dict(x=f"{right - size - 25:.1f}", y=f"{bottom - 1.5 * size:.1f}", font_size=f"{0.7 * size:.1f}")
-    parts.append(element("text", "5 cm", text_anchor="middle", class_="letter", **caption))
+    length = min(50.0, bar_mm(right - left))
+    parts.append(element("path", d=f"M{right - size - length:.1f} {bottom - size:.1f}h{length:g}", class_="bar"))
+    caption = dict(x=f"{right - size - length / 2:.1f}", y=f"{bottom - 1.5 * size:.1f}", font_size=f"{0.7 * size:.1f}")
+    parts.append(element("text", f"{length / 10:g} cm", text_anchor="middle", class_="letter", **caption))
     return element("g", *parts, class_="furniture")
 
 

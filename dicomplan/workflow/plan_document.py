@@ -31,6 +31,8 @@ from dicomplan.workflow.plan_values import Result
 _LIBRARIES = ("numpy", "scipy", "numba", "pydicom", "rt-utils", "contourpy")
 _HOT_SPOT, _HOT_SPOT_CC = 1.15, 0.03
 """A dose beyond this part of the highest level in so many cc of BODY is worth a warning, whatever the goals allow."""
+_COLD = 0.9
+"""A target whose D95% is below this part of its level is worth a warning, whatever the goals ask for."""
 _UNNOTICED = 0.002
 """A dose lower by so little takes no robustness from a plan that anybody would miss."""
 _MOST_MU_PER_PRESCRIPTION = 5.0
@@ -309,8 +311,7 @@ def normalization_findings(scaling: NormalizationResult | None, *, robust: bool)
         found.append(
             Finding(
                 "warning",
-                f"normalisation by {scaling.factor:.4f} instead of {scaling.wanted:.4f}: more would break "
-                f"{scaling.limited_by}",
+                f"normalisation by {scaling.factor:.4f} instead of {scaling.wanted:.4f}: held back by {scaling.limited_by}",
             )
         )
     if scaling is not None and robust and scaling.factor < 1.0 - _UNNOTICED:
@@ -321,6 +322,19 @@ def normalization_findings(scaling: NormalizationResult | None, *, robust: bool)
                 "planning for set-up errors had given them",
             )
         )
+    return found
+
+
+def cold_targets(targets: Mapping[str, tuple[float, DoseSamples | None]]) -> list[Finding]:
+    """A warning for each target of which more than 5 % get far less than its level (Gy), whatever the goals ask for."""
+    found = []
+    for name, (level_gy, inside) in targets.items():
+        if inside is None or inside.volume_cc <= 0:
+            continue
+        reached = inside.hottest_gy(0.95 * inside.volume_cc)
+        if reached < _COLD * level_gy:
+            share = f"{100.0 * reached / level_gy:.0f} % of its level"
+            found.append(Finding("warning", f"cold target: D95% of {name} is {reached:.1f} Gy, {share}"))
     return found
 
 
@@ -347,6 +361,7 @@ def _plan_findings(result: Result, samples: PlanSamples, total_mu: float) -> lis
                 f"{100.0 * hottest / resolved.highest_level_gy:.0f} % of the highest level",
             )
         )
+    found += cold_targets({one.name: (one.dose_gy, samples.final.get(one.name)) for one in resolved.targets})
     if result.shifted is not None:
         for number, values in enumerate(result.shifted.values, start=1):
             broken = [goal for goal, value in values.items() if goal.hard and not goal.goal.met(value)]
