@@ -136,7 +136,8 @@ def _furniture(view: PlaneView, box: Box, isocenter: tuple[float, float]) -> Mar
     lines = f"M{u - 7:.1f} {v:.1f}h14M{u:.1f} {v - 7:.1f}v14"
     parts += [element("path", d=lines, class_=name) for name in ("cross halo", "cross")]
     length = min(50.0, bar_mm(right - left))
-    parts.append(element("path", d=f"M{right - size - length:.1f} {bottom - size:.1f}h{length:g}", class_="bar"))
+    line = f"M{right - size - length:.1f} {bottom - size:.1f}h{length:g}"
+    parts += [element("path", d=line, class_=name) for name in ("bar halo", "bar")]
     caption = dict(x=f"{right - size - length / 2:.1f}", y=f"{bottom - 1.5 * size:.1f}", font_size=f"{0.7 * size:.1f}")
     parts.append(element("text", f"{length / 10:g} cm", text_anchor="middle", class_="letter", **caption))
     return element("g", *parts, class_="furniture")
