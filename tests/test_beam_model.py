@@ -40,9 +40,9 @@ from dicomplan.patient.density import DensityVolume
 PLAIN = load_machine("generic_6mv")
 
 
-def with_extra_focal(weight: float = 0.08, fwhm_mm: float = 40.0) -> MachineModel:
+def with_extra_focal(weight: float = 0.08, fwhm_mm: float = 40.0, tail: float = 0.0) -> MachineModel:
     beam = replace(PLAIN.beam, extra_focal_weight=weight, extra_focal_fwhm_mm=fwhm_mm, extra_focal_distance_mm=125.0)
-    return replace(PLAIN, beam=beam)
+    return replace(PLAIN, beam=replace(beam, extra_focal_tail=tail))
 
 
 def leaves(machine: MachineModel, opened: dict[int, tuple[float, float]]) -> Aperture:
@@ -98,12 +98,25 @@ def test_the_extra_focal_source_is_seen_through_the_collimator_as_lines_say():
         assert seen == pytest.approx(shares[0] * shares[1], abs=2e-3)
 
 
-def test_the_calibration_field_keeps_its_fluence_and_a_wide_one_shows_all_of_both_sources():
-    machine = with_extra_focal()
+def test_a_tail_is_a_second_source_three_times_as_wide():
+    x_mm, y_mm = plane_axes((-30.0, 50.0), (-20.0, 20.0))
+    opened = np.random.default_rng(1).random((len(y_mm), len(x_mm)))
+    planes = []
+    for machine in (with_extra_focal(tail=0.4), with_extra_focal(), with_extra_focal(fwhm_mm=120.0)):
+        plane = extra_focal_plane(opened, machine, x_mm, y_mm)
+        near = np.abs(plane.x_mm) < 70.0, np.abs(plane.y_mm) < 70.0
+        planes.append(plane.values[np.ix_(near[1], near[0])])
+    assert planes[0] == pytest.approx(0.6 * planes[1] + 0.4 * planes[2], abs=1e-9)
+
+
+@pytest.mark.parametrize("tail", [0.0, 0.4])
+def test_the_calibration_field_keeps_its_fluence_and_a_wide_one_shows_all_of_both_sources(tail):
+    machine = with_extra_focal(tail=tail)
     reference = open_plane((-50.0, 50.0), (-50.0, 50.0), machine)
     middle = [int(np.argmin(np.abs(axis))) for axis in (reference.y_mm, reference.x_mm)]
     assert reference.values[middle[0], middle[1]] == pytest.approx(1.0, abs=2e-3)
-    wide = open_plane((-250.0, 250.0), (-250.0, 250.0), machine)
+    # as wide as no machine opens: of a tail's edge nothing is missing
+    wide = open_plane((-450.0, 450.0), (-450.0, 450.0), machine)
     centre = wide.values[int(np.argmin(np.abs(wide.y_mm))), int(np.argmin(np.abs(wide.x_mm)))]
     assert centre * calibration_field_fluence(machine) == pytest.approx(1.0, abs=2e-3)
     assert calibration_field_fluence(machine) < 1.0

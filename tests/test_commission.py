@@ -42,7 +42,7 @@ TRUTH = {
 @pytest.fixture(scope="module")
 def start() -> MachineModel:
     machine = load_machine("generic_6mv")
-    beam = replace(machine.beam, extra_focal_distance_mm=125.0, collimator_distance_mm=400.0)
+    beam = replace(machine.beam, extra_focal_distance_mm=125.0, extra_focal_tail=0.4, collimator_distance_mm=400.0)
     return replace(machine, jaw_x=None, beam=beam)
 
 

@@ -26,9 +26,9 @@ def measurements(name: str) -> Measurements:
     return read_measurements([SHARED / folder for folder in DATA[name]])
 
 
-@pytest.mark.parametrize(("name", "allowed"), [("agility_6mv", {30.0: 2.6}), ("artiste_6mv", {})])
+@pytest.mark.parametrize(("name", "allowed"), [("agility_6mv", {30.0: 1.8}), ("artiste_6mv", {})])
 def test_output_factors_that_the_fit_did_not_see(name: str, allowed: dict[float, float]) -> None:
-    """1 %, 2 % below 30 mm. The Agility's 30 mm field is 2.3 % off (its neighbours of 10, 40 and 50 mm 0.6 % at most)."""
+    """1 %, 2 % below 30 mm. The Agility's 30 mm field is 1.6 % off (that of 10 mm -1.5 %: they contradict each other)."""
     machine, measured = load_machine(name), measurements(name)
     table, seen = measured.output_factors[0], every_second(measured).output_factors[0]
     normal = normal_row(table)

@@ -102,7 +102,7 @@ def test_the_values_are_those_of_the_file() -> None:
 
 def test_optional_values_reach_their_fields() -> None:
     more = "softening_per_mm = 0.0003\nextra_focal_weight = 0.08\nextra_focal_fwhm_mm = 30\nextra_focal_distance_mm = 125\n"
-    more += "electron_weight = 0.2\nelectron_depth_mm = 6\n"
+    more += "extra_focal_tail = 0.4\nelectron_weight = 0.2\nelectron_depth_mm = 6\n"
     text = changed("[calibration]\n", more + "[calibration]\n")
     leaf = "leaf_end_offset_mm = 0.7\ntongue_and_groove_mm = 0.4\nmax_speed_mm_s = 25\n"
     machine = parsed(
@@ -111,6 +111,7 @@ def test_optional_values_reach_their_fields() -> None:
     beam = machine.beam
     assert beam.softening_per_mm == 0.0003
     assert (beam.extra_focal_weight, beam.extra_focal_fwhm_mm, beam.extra_focal_distance_mm) == (0.08, 30, 125)
+    assert beam.extra_focal_tail == 0.4
     assert (beam.electron_weight, beam.electron_depth_mm) == (0.2, 6)
     mlc = machine.mlc
     assert (mlc.leaf_end_offset_mm, mlc.tongue_and_groove_mm, mlc.max_speed_mm_s) == (0.7, 0.4, 25)

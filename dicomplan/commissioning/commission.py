@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,10 +43,12 @@ def commission(
     report: Report | None = None,
     cancel: Cancel | None = None,
     rounds: int = ROUNDS,
+    free: Collection[str] | None = None,
 ) -> Commissioning:
     """Fit the beam of ``start`` to the measurements; geometry and limits stay.
 
-    ``report`` is told what is done and how far all is (0 to 1). With ``rounds`` 1 the fast model alone is fitted. Distances
+    ``report`` is told what is done and how far all is (0 to 1). With ``rounds`` 1 the fast model alone is fitted. ``free``: as
+    in :func:`~dicomplan.commissioning.fit.fit_beam`. Distances
     and the calibration are those of the measurements, where they state them.
     """
 
@@ -69,7 +71,7 @@ def commission(
     for k in range(rounds):
         share = 0.05 + 0.7 * k / rounds
         tell(f"fit {k + 1} of {rounds}", share)
-        fit = fit_beam(start, measured, selection, basis, corrections, teller("fit", share))
+        fit = fit_beam(start, measured, selection, basis, corrections, teller("fit", share), free)
         evaluations += fit.evaluations
         found = fit.machine
         if k + 1 < rounds:

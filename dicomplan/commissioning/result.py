@@ -51,7 +51,8 @@ def provenance(done: Commissioning) -> tuple[str, ...]:
             f"{what}: set by {', '.join(files)}" if key in fitted else f"{what}: from {start.name}, not fitted"
         )
     lines.append(
-        f"distance of the extra-focal source: {done.fit.machine.beam.extra_focal_distance_mm:g} mm, not fitted"
+        f"distance of the extra-focal source: {done.fit.machine.beam.extra_focal_distance_mm:g} mm, share of its tail: "
+        f"{done.fit.machine.beam.extra_focal_tail:g}, not fitted"
     )
     for what, item in (
         ("off-axis profile", measured.primary_fluence),

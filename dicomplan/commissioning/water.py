@@ -127,7 +127,7 @@ class WaterTank:
         if weight == 0.0:
             return shown, radius
         # the primary source's blur of the extra-focal part is far below its own
-        key = (*place, "extra-focal", beam.extra_focal_fwhm_mm)
+        key = (*place, "extra-focal", beam.extra_focal_fwhm_mm, beam.extra_focal_tail)
         if key not in self.maps:
             self.maps[key] = self._extra_focal(field_mm, axis, places_mm)
         both: FloatArray = ((1.0 - weight) * shown + weight * self.maps[key]) / calibration_field_fluence(self.machine)
@@ -142,18 +142,25 @@ class WaterTank:
         return FluencePlane(opened * profile_factor(self.machine.beam, x_mm, y_mm), x_mm, y_mm)
 
     def _extra_focal(self, field_mm: tuple[float, float], axis: str, places_mm: FloatArray) -> FloatArray:
-        """As :meth:`_convolved` of the extra-focal plane, which is a product of a function of x and one of y."""
+        """As :meth:`_convolved` of the extra-focal plane, which is a sum of products of a function of x and one of y."""
         opened, x_mm, y_mm = self._opened(field_mm)
-        shares = {"x": opened.sum(axis=0), "y": opened.sum(axis=1) / opened.sum()}
+        opening = {"x": opened.sum(axis=0), "y": opened.sum(axis=1) / opened.sum()}
         sigma = blurred_sigma_mm(self.kernel, self.machine)
-        value = np.ones((len(places_mm), len(sigma)))
+        # one product for each of the source's Gaussians
+        products: list[FloatArray] = []
         for name, centres in (("x", x_mm), ("y", y_mm)):
-            wide, response = extra_focal_response(centres, self.machine)
-            fluence = response @ shares[name]
+            wide, responses = extra_focal_response(centres, self.machine)
             half = 0.5 * (wide[1] - wide[0])
             at = places_mm if name == axis else np.zeros(1)
-            for k, one in enumerate(sigma):
-                value[:, k] *= interval_response(wide - half, wide + half, at, float(one)) @ fluence
+            read = [interval_response(wide - half, wide + half, at, float(one)) for one in sigma]
+            factors = [
+                np.stack([one @ (response @ opening[name]) for one in read], axis=1) for _, response in responses
+            ]
+            products = factors if not products else [a * b for a, b in zip(products, factors, strict=True)]
+        value: FloatArray = sum(
+            (share * product for (share, _), product in zip(responses, products, strict=True)),
+            start=np.zeros((len(places_mm), len(sigma))),
+        )
         return value
 
     def _convolved(self, plane: FluencePlane, axis: str, places_mm: FloatArray) -> FloatArray:

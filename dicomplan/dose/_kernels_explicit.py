@@ -142,7 +142,7 @@ def _writer(profiled: int, groups: int) -> Any:
     return write
 
 
-_write_one, _write_two, _write_three = _writer(1, 1), _writer(2, 2), _writer(2, 3)
+_write_one, _write_two, _write_three, _write_four = _writer(1, 1), _writer(2, 2), _writer(2, 3), _writer(2, 4)
 
 
 @kernel(inline=True)
@@ -200,8 +200,9 @@ def fill_rows(
     the points of a map, as :func:`~dicomplan.dose._kernels_pencil.gather` has them. Components come in fours: ``groups``
     (g, 5) are the layer of each (4 x layer: the first weight), its maps' nx and ny, and where its values begin in ``along``
     (nx x 4 x width) and in ``across`` (ny x rows x 4). The first two groups, or the only one, are multiplied by ``profile``
-    (rows, width); the third is not. The width is that of all columns and eight more, which hold zeros, as do eight elements
-    at the end of ``across``. ``axes`` as of gather; ``numbers`` (r, 2) row and number of the first beamlet of each of the
+    (rows, width); the third, and the fourth of a source with a tail, are not. The width is that of all columns and eight
+    more, which hold zeros, as do eight elements at the end of ``across``. ``axes`` as of gather; ``numbers`` (r, 2) row and
+    number of the first beamlet of each of the
     ``runs``, which with ``columns`` are those of :func:`count_rows`.
     """
     cutoff, zero, one = np.float32(cutoff_mm), np.float32(0.0), np.float32(1.0)
@@ -260,8 +261,12 @@ def fill_rows(
                     _write_two(
                         data, indices, column_response, wide, row_response, group, profile, told, starts, top, bottom, c
                     )
-                else:
+                elif fours == 3:
                     _write_three(
+                        data, indices, column_response, wide, row_response, group, profile, told, starts, top, bottom, c
+                    )
+                else:
+                    _write_four(
                         data, indices, column_response, wide, row_response, group, profile, told, starts, top, bottom, c
                     )
 

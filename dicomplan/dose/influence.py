@@ -43,7 +43,8 @@ class MapLayer:
     """One layer of a beam: responses of rows and columns of beamlets at the points of its maps.
 
     ``across`` (K, ny, rows), ``along`` (K, cols, nx) to the primary source; ``extra_across``, ``extra_along`` to the
-    extra-focal one, none or four of them: for the layer's Gaussians, and for all the narrow ones together.
+    extra-focal one, none or, for each of that source's Gaussians, four: for the layer's own, and for all the narrow ones
+    together. The maps of a source's Gaussians add up.
     """
 
     across: Float32Array
@@ -54,7 +55,8 @@ class MapLayer:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(K, ny, nx) of its maps."""
-        return max(len(self.across), len(self.extra_across)), self.across.shape[1], self.along.shape[2]
+        held = len(self.across) + (1 if len(self.extra_across) else 0)
+        return held, self.across.shape[1], self.along.shape[2]
 
     @property
     def arrays(self) -> tuple[Float32Array, ...]:
@@ -66,15 +68,22 @@ class MapLayer:
         result: Float32Array = np.matmul(np.matmul(self.across, primary), self.along)
         if len(self.extra_across) == 0:
             return result
-        total: Float32Array = np.matmul(np.matmul(self.extra_across, opened), self.extra_along)
+        seen: Float32Array = np.matmul(np.matmul(self.extra_across, opened), self.extra_along)
+        total: Float32Array = seen[: len(result) + 1]
+        for first in range(len(total), len(seen), len(total)):
+            total += seen[first : first + len(total)]
         total[: len(result)] += result
         return total
 
     def cells(self, maps: Float32Array) -> tuple[FloatArray, FloatArray]:
         """Transpose of :meth:`maps`: what the maps give to ``primary`` and to ``opened``."""
         result = []
-        for across, along in ((self.across, self.along), (self.extra_across, self.extra_along)):
-            cells = np.matmul(np.matmul(across.transpose(0, 2, 1), maps[: len(across)]), along.transpose(0, 2, 1))
+        times = len(self.extra_across) // (len(self.across) + 1)
+        for across, along, own in (
+            (self.across, self.along, maps[: len(self.across)]),
+            (self.extra_across, self.extra_along, np.tile(maps, (times, 1, 1)) if times != 1 else maps),
+        ):
+            cells = np.matmul(np.matmul(across.transpose(0, 2, 1), own), along.transpose(0, 2, 1))
             result.append(cells.sum(axis=0, dtype=np.float64))
         return result[0], result[1]
 
@@ -191,13 +200,14 @@ def beam_influence(
         across = [interval_response(y_low, y_high, y_mm, float(width)) for width in widths]
         extra_along, extra_across = [], []
         if weight > 0.0 and number == 1:
-            near, blur = extra_focal_view(machine)
+            near, gaussians = extra_focal_view(machine)
             # beside the source's own blur, narrow Gaussians are nothing: the last stands for all of them
-            for width in (*kernel.sigma_mm[layer.first : layer.last], 0.0):
-                wide = float(np.hypot(blur, near * width))
-                leaf = float(np.hypot(wide, leaf_end))
-                extra_along.append(interval_response(x_low, x_high, near * x_mm, leaf).T)
-                extra_across.append(weight / norm * interval_response(y_low, y_high, near * y_mm, wide))
+            for share, blur in gaussians:
+                for width in (*kernel.sigma_mm[layer.first : layer.last], 0.0):
+                    wide = float(np.hypot(blur, near * width))
+                    leaf = float(np.hypot(wide, leaf_end))
+                    extra_along.append(interval_response(x_low, x_high, near * x_mm, leaf).T)
+                    extra_across.append(weight * share / norm * interval_response(y_low, y_high, near * y_mm, wide))
         extra = (
             _float32(extra_across, (len(y_mm), len(y_low))),
             _float32(extra_along, (len(x_low), len(x_mm))),

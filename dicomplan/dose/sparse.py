@@ -246,7 +246,12 @@ class _Tables:
 def _tables(beam: BeamInfluence, layers: tuple[int, ...]) -> _Tables:
     """Responses of a beam's rows and columns of beamlets in these layers."""
     primary = [(layer, beam.layers[layer].across, beam.layers[layer].along) for layer in layers]
-    extra = [(layer, beam.layers[layer].extra_across, beam.layers[layer].extra_along) for layer in layers]
+    # of an extra-focal source with a tail there are eight maps
+    extra = [
+        (layer, beam.layers[layer].extra_across[first : first + 4], beam.layers[layer].extra_along[first : first + 4])
+        for layer in layers
+        for first in range(0, len(beam.layers[layer].extra_across), 4)
+    ]
     rows, columns = beam.profile.shape
     wide = columns + _LANES
     groups: list[tuple[int, ...]] = []

@@ -72,7 +72,8 @@ class BeamModel:
     ``extra_focal_weight``: share of the on-axis fluence of a large open field at isocentre that comes from the
     extra-focal source, a Gaussian of full width at half maximum ``extra_focal_fwhm_mm`` in a plane
     ``extra_focal_distance_mm`` from the primary source (both measured in that plane, none at isocentre). The fluence of
-    the calibration field is the unit of all.
+    the calibration field is the unit of all. ``extra_focal_tail``: share of that source that comes from a Gaussian
+    :data:`~dicomplan.dose.fluence.TAIL_WIDTH` times as wide.
     ``electron_weight`` and ``electron_depth_mm``: electron contamination w exp(-z / d), dose at the surface of a large
     open field relative to the energy that its photons release there, and depth d in water at which it has fallen to 1/e.
     """
@@ -88,6 +89,7 @@ class BeamModel:
     extra_focal_weight: float = 0.0
     extra_focal_fwhm_mm: float = 0.0
     extra_focal_distance_mm: float = 0.0
+    extra_focal_tail: float = 0.0
     electron_weight: float = 0.0
     electron_depth_mm: float = 0.0
 

@@ -17,7 +17,7 @@ coordinates. Keys marked * may be left out; a jaw table that is left out means t
     [beam]         nominal_energy_mv, spectrum = "name.csv" or [[upper edge in MeV, photons in the bin], ...],
                    profile = "name.csv" or [[radius, factor], ...] * (flat), source_fwhm_mm, collimator_distance_mm,
                    softening_per_mm *, extra_focal_weight *, extra_focal_fwhm_mm *, extra_focal_distance_mm *,
-                   electron_weight *, electron_depth_mm *
+                   extra_focal_tail *, electron_weight *, electron_depth_mm *
     [calibration]  dose_per_mu_gy, source_surface_distance_mm, depth_mm, field_mm
     [delivery]     dose_rate_mu_min, min_segment_meterset_mu, min_segment_area_cm2,
                    collisions = [[couch from, couch to, gantry from, gantry to], ...] * in degrees
@@ -268,6 +268,7 @@ def _beam(table: Table, axis_distance_mm: float, read_table: tables.TableReader,
         extra_focal_weight=table.number("extra_focal_weight", 0, 0.5, default=0.0),
         extra_focal_fwhm_mm=table.number("extra_focal_fwhm_mm", 0, 200, "mm", default=0.0),
         extra_focal_distance_mm=table.number("extra_focal_distance_mm", 0, 1000, "mm", default=0.0),
+        extra_focal_tail=table.number("extra_focal_tail", 0, 1, default=0.0),
         electron_weight=table.number("electron_weight", 0, 2, default=0.0),
         electron_depth_mm=table.number("electron_depth_mm", 0, 100, "mm", default=0.0),
     )

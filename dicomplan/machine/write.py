@@ -50,6 +50,7 @@ def machine_file_text(machine: MachineModel, comments: Sequence[str] = (), profi
         "collimator_distance_mm": "from the source to where the penumbra is formed",
         "extra_focal_fwhm_mm": "in the plane of the extra-focal source",
         "extra_focal_distance_mm": "from the source",
+        "extra_focal_tail": "share of it that is three times as wide",
     }
     for key in (
         "source_fwhm_mm",
@@ -58,6 +59,7 @@ def machine_file_text(machine: MachineModel, comments: Sequence[str] = (), profi
         "extra_focal_weight",
         "extra_focal_fwhm_mm",
         "extra_focal_distance_mm",
+        "extra_focal_tail",
         "electron_weight",
         "electron_depth_mm",
     ):

@@ -27,13 +27,14 @@ def element(u, v, weight, x_edges, y_edges, kernel, machine, axes, layers=(0, 1)
             across = between(v, y0, per_mm, lambda y, wide=wide: seen(y, y_edges, wide))
             total += weight[k] * (1.0 - share) / norm * profile * along * across
     if share > 0.0 and 1 in layers:
-        near, blur = extra_focal_view(machine)
+        near, gaussians = extra_focal_view(machine)
         x0, y0, per_mm = axes[1]
-        for k, sigma in ((4, kernel.sigma_mm[4]), (5, kernel.sigma_mm[5]), (6, kernel.sigma_mm[6]), (7, 0.0)):
-            wide = np.hypot(blur, near * sigma)
-            along = between(u, x0, per_mm, lambda x, wide=wide: seen(near * x, x_edges, np.hypot(wide, leaf_end)))
-            across = between(v, y0, per_mm, lambda y, wide=wide: seen(near * y, y_edges, wide))
-            total += weight[k] * share / norm * along * across
+        for part, blur in gaussians:
+            for k, sigma in ((4, kernel.sigma_mm[4]), (5, kernel.sigma_mm[5]), (6, kernel.sigma_mm[6]), (7, 0.0)):
+                wide = np.hypot(blur, near * sigma)
+                along = between(u, x0, per_mm, lambda x, wide=wide: seen(near * x, x_edges, np.hypot(wide, leaf_end)))
+                across = between(v, y0, per_mm, lambda y, wide=wide: seen(near * y, y_edges, wide))
+                total += weight[k] * part * share / norm * along * across
     return total
 
 
