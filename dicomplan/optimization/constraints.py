@@ -18,7 +18,7 @@ ConstraintKind = Literal["upper", "lower", "mean_upper", "mean_lower"]
 _FIRST_PENALTY = 100.0
 _GROWTH = 2.0  # of the penalty, where a round did not halve the excess
 _LARGEST_PENALTY = 1e5
-_LEAST_WEIGHT = 0.25  # of the largest: a voxel at the border is a limit like any other
+_LEAST_WEIGHT = 0.25  # of a whole voxel: one that is cut by the border is a limit like any other
 _LEAST_FREE = 0.25  # of the allowed volume, where voxels that are never held use it up
 
 
@@ -67,8 +67,7 @@ def allowed_volume(constraint: Constraint) -> float:
     loses one voxel's edge, (v^(1/3) - h)^3, where h^3 is the volume of a voxel where they are finest. 0 where nothing is
     left: then every voxel is held to the limit. (Own reasoning; it errs on the safe side for regions that are not compact.)
     """
-    voxels = constraint.voxels
-    edge = float(np.cbrt(voxels.weights.max() if voxels.cell is None else voxels.cell))
+    edge = float(np.cbrt(constraint.voxels.whole))
     side = float(np.cbrt(min(constraint.volume, constraint.voxels.volume)))
     return max(side - edge, 0.0) ** 3
 
@@ -84,7 +83,7 @@ def hold(constraint: Constraint, dose_gy: FloatArray) -> FloatArray:
     if constraint.kind.startswith("mean"):
         return np.ones(1)
     voxels = constraint.voxels
-    held = np.where(voxels.counted(), np.maximum(voxels.weights, _LEAST_WEIGHT * voxels.weights.max()), 0.0)
+    held = np.where(voxels.counted(), np.maximum(voxels.weights, _LEAST_WEIGHT * voxels.whole), 0.0)
     allowed = allowed_volume(constraint)
     if allowed > 0.0:
         values = _sign(constraint) * dose_gy[voxels.indices]

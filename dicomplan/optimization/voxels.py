@@ -49,6 +49,11 @@ class VoxelSet:
         """Sum of the weights."""
         return float(self.weights.sum())
 
+    @property
+    def whole(self) -> float:
+        """Volume of a whole voxel where they are finest."""
+        return float(self.weights.max()) if self.cell is None else self.cell
+
     def counted(self) -> NDArray[np.bool_]:
         """(n,) whether a voxel is covered enough to be held to a hard limit."""
         if self.coverage is None:

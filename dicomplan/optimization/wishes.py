@@ -36,7 +36,9 @@ SLACK = 0.005
 
 _SMOOTHER = 10.0  # times the guide's smoothing in the end, when everything that was wished for is kept
 _PRICE = 6.0  # of giving way: above what the guide's terms (0.1 in all, up to 1 where goals are hard) could gain by it
-_PULL = 2.0  # of bettering a goal that is met
+_PULL = 4.0  # of bettering a goal that is met
+_HARD_MET = 1e-3  # a hard limit that is broken by no more than this share is met
+_AGAIN = 2  # so often is it tried again
 _MET = 5e-4  # shares below this are none
 LATER_PRICE = 0.7
 """Where goals are served at once, a group's price, relative to that of the group before it."""
@@ -172,6 +174,12 @@ class _List:
         self.iterations += self.solution.iterations
         return self.solution.shares
 
+    def hard_share(self) -> float:
+        """By which share of its dose the hard limit that is broken most is broken; 0 or less: none is."""
+        limits = self.guide.constraints
+        states = self.solution.states[: self.hard]
+        return max((state.excess_gy / one.dose_gy for one, state in zip(limits, states, strict=True)), default=0.0)
+
     def result(self) -> Fulfilment:
         """What has been found."""
         return Fulfilment(self.solution, tuple(self.shares), tuple(self.limits()), tuple(self.states), self.iterations)
@@ -270,6 +278,10 @@ def fulfil(
         if guide.smoothing is not None:
             work.guide = replace(guide, smoothing=replace(guide.smoothing, weight=_SMOOTHER * guide.smoothing.weight))
         work.reach(held, [], _GROUP_ITERATIONS, "all that is kept")
+        for _ in range(_AGAIN):
+            if work.hard_share() <= _HARD_MET or cancel.finishing:
+                break
+            work.reach(held, [], _GROUP_ITERATIONS, "hard limits")
     return work.result()
 
 
