@@ -29,6 +29,7 @@ GUIDE_SHARE = 0.25
 """Of the derived weights and of smoothing: beside wishes the guide only settles what they leave open."""
 
 _OVERSHOOT = 1.1  # a broken hard limit moves by a little more than what is missing
+_BACK = 0.5
 _AIR_LATER = 0.5  # of a group: a target's air comes after what is asked of its tissue
 _LITTLE_AIR = 0.25  # of the volume that a goal allows to be cold: so much air needs nothing of its own
 _MOST = 0.03  # of its dose: a goal's aim is not corrected by more; what is further off has other reasons
@@ -175,12 +176,18 @@ def corrected(
     """The aims after a look at an accurate dose: ``dose_gy`` (voxels,) where it is optimised, ``values`` as it is judged.
 
     A goal's aim moves by what it is judged to be more (or less) than the optimiser's voxels say of the same dose, a hard
-    limit's by its overshoot. No goal's aim moves by more than ``most`` of its dose.
+    limit's by its overshoot, and back by half of what it then has to spare. None moves by more than ``most`` of its dose.
     """
     shifts = dict(aims.shifts_gy)
     for goal, value in values.items():
-        if goal.hard and goal.goal.unit == "Gy" and shortfall(goal, value) > 0:
-            shifts[goal] = shifts.get(goal, 0.0) + _OVERSHOOT * abs(value - goal.goal.limit)
+        if goal.hard and goal.goal.unit == "Gy":
+            broken_gy = value - goal.goal.limit if goal.goal.at_most else goal.goal.limit - value
+            if broken_gy > 0:
+                wanted = shifts.get(goal, 0.0) + _OVERSHOOT * broken_gy
+                # a limit that is broken by more than this is so for want of iterations: another place would not help
+                shifts[goal] = min(wanted, max(most * abs(goal.goal.limit), shifts.get(goal, 0.0)))
+            elif goal in shifts:
+                shifts[goal] = max(0.0, shifts[goal] + _BACK * broken_gy)
     asked = build(aims.wishes, sets, scale_gy)
     for limit, spec in zip(asked.problem.constraints, asked.constraint_specs, strict=True):
         if spec.goal is None or spec.goal.goal.unit != "Gy" or spec.goal not in values:
