@@ -18,7 +18,7 @@ ConstraintKind = Literal["upper", "lower", "mean_upper", "mean_lower"]
 _FIRST_PENALTY = 100.0
 _GROWTH = 2.0  # of the penalty, where a round did not halve the excess
 _LARGEST_PENALTY = 1e5
-_LEAST_WEIGHT = 0.25  # of a whole voxel: one that is cut by the border is a limit like any other
+_LEAST_WEIGHT = 0.25  # of the largest: where a structure ends is a limit like any other
 _LEAST_FREE = 0.25  # of the allowed volume, where voxels that are never held use it up
 
 
@@ -83,7 +83,7 @@ def hold(constraint: Constraint, dose_gy: FloatArray) -> FloatArray:
     if constraint.kind.startswith("mean"):
         return np.ones(1)
     voxels = constraint.voxels
-    held = np.where(voxels.counted(), np.maximum(voxels.weights, _LEAST_WEIGHT * voxels.whole), 0.0)
+    held = np.where(voxels.counted(), np.maximum(voxels.weights, _LEAST_WEIGHT * voxels.weights.max()), 0.0)
     allowed = allowed_volume(constraint)
     if allowed > 0.0:
         values = _sign(constraint) * dose_gy[voxels.indices]

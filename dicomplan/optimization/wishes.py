@@ -36,7 +36,7 @@ SLACK = 0.005
 
 _SMOOTHER = 10.0  # times the guide's smoothing in the end, when everything that was wished for is kept
 _PRICE = 6.0  # of giving way: above what the guide's terms (0.1 in all, up to 1 where goals are hard) could gain by it
-_PULL = 4.0  # of bettering a goal that is met
+_PULL = 3.0  # of bettering a goal that is met
 _HARD_MET = 1e-3  # a hard limit that is broken by no more than this share is met
 _AGAIN = 2  # so often is it tried again
 _MET = 5e-4  # shares below this are none

@@ -40,6 +40,7 @@ _PRIORITY_STEP = 0.7  # each later group counts so much of the one before it
 _BODY_SQUARE = 0.3
 _BODY_HOT = 1.10  # of the highest level: what the mean of the hottest half cc may reach, wherever it lies
 _BODY_HOT_CC = 0.5
+_BODY_HOT_WEIGHT = 50.0  # of the guide: no goal is given up for a warm spot, and none is worth a hot one
 _FALLOFF = 10.0
 _FALLOFF_LEVELS = ((5.0, 0.85), (15.0, 0.6))  # beyond so many mm of all targets at most this part of the highest level
 _AIM = 0.01  # how much better than its limit a goal is wanted, so that sequencing may lose a little
@@ -359,7 +360,7 @@ def _outside_targets(resolved: ResolvedTemplate) -> list[ObjectiveSpec]:
     found = [
         ObjectiveSpec(Region(BODY, names), "max_dose", 0.0, _BODY_SQUARE),
         ObjectiveSpec(Region(BODY, names), "max_dose", highest, _FALLOFF),
-        ObjectiveSpec(Region(BODY), "max_tail", _BODY_HOT * highest, _TARGET_MAX, allowed_cc=_BODY_HOT_CC),
+        ObjectiveSpec(Region(BODY), "max_tail", _BODY_HOT * highest, _BODY_HOT_WEIGHT, allowed_cc=_BODY_HOT_CC),
     ]
     for margin, part in _FALLOFF_LEVELS:
         found.append(ObjectiveSpec(Region(BODY, names, margin), "max_dose", part * highest, _FALLOFF))
