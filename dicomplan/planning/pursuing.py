@@ -176,18 +176,24 @@ def corrected(
     """The aims after a look at an accurate dose: ``dose_gy`` (voxels,) where it is optimised, ``values`` as it is judged.
 
     A goal's aim moves by what it is judged to be more (or less) than the optimiser's voxels say of the same dose, a hard
-    limit's by its overshoot, and back by half of what it then has to spare. None moves by more than ``most`` of its dose.
+    limit's by its overshoot, and back by half of what it then has to spare. No goal's moves by more than ``most`` of its dose,
+    no hard limit's by more than that of the scale or what voxels do not see.
     """
     shifts = dict(aims.shifts_gy)
-    for goal, value in values.items():
-        if goal.hard and goal.goal.unit == "Gy":
-            broken_gy = value - goal.goal.limit if goal.goal.at_most else goal.goal.limit - value
-            if broken_gy > 0:
-                wanted = shifts.get(goal, 0.0) + _OVERSHOOT * broken_gy
-                # a limit that is broken by more than this is so for want of iterations: another place would not help
-                shifts[goal] = min(wanted, max(most * abs(goal.goal.limit), shifts.get(goal, 0.0)))
-            elif goal in shifts:
-                shifts[goal] = max(0.0, shifts[goal] + _BACK * broken_gy)
+    hard = build(tuple(spec for spec in aims.guide if spec.hard), sets, scale_gy)
+    for limit, spec in zip(hard.problem.constraints, hard.constraint_specs, strict=True):
+        goal = spec.goal
+        if goal is None or goal.goal.unit != "Gy" or goal not in values:
+            continue
+        value, before = values[goal], shifts.get(goal, 0.0)
+        broken_gy = value - goal.goal.limit if goal.goal.at_most else goal.goal.limit - value
+        if broken_gy > 0:
+            unseen = _strict_side_gy(limit, dose_gy, value)
+            # one that is broken by more than voxels do not see and this is so for want of iterations: no place would help
+            most_gy = max(unseen, most * scale_gy, before)
+            shifts[goal] = min(max(unseen, before + _OVERSHOOT * broken_gy), most_gy)
+        elif goal in shifts:
+            shifts[goal] = max(0.0, before + _BACK * broken_gy)
     asked = build(aims.wishes, sets, scale_gy)
     for limit, spec in zip(asked.problem.constraints, asked.constraint_specs, strict=True):
         if spec.goal is None or spec.goal.goal.unit != "Gy" or spec.goal not in values:
