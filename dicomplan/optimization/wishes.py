@@ -174,11 +174,13 @@ class _List:
         self.iterations += self.solution.iterations
         return self.solution.shares
 
-    def hard_share(self) -> float:
-        """By which share of its dose the hard limit that is broken most is broken; 0 or less: none is."""
-        limits = self.guide.constraints
-        states = self.solution.states[: self.hard]
-        return max((state.excess_gy / one.dose_gy for one, state in zip(limits, states, strict=True)), default=0.0)
+    def hard_met(self) -> bool:
+        """Whether no hard limit is broken by more than a trace."""
+        limits, states = self.guide.constraints, self.solution.states[: self.hard]
+        least = _HARD_MET * 0.1 * self.guide.scale_gy  # a limit of nothing at all has no share to be met to
+        return all(
+            state.excess_gy <= max(_HARD_MET * one.dose_gy, least) for one, state in zip(limits, states, strict=True)
+        )
 
     def result(self) -> Fulfilment:
         """What has been found."""
@@ -279,7 +281,7 @@ def fulfil(
             work.guide = replace(guide, smoothing=replace(guide.smoothing, weight=_SMOOTHER * guide.smoothing.weight))
         work.reach(held, [], _GROUP_ITERATIONS, "all that is kept")
         for _ in range(_AGAIN):
-            if work.hard_share() <= _HARD_MET or cancel.finishing:
+            if work.hard_met() or cancel.finishing:
                 break
             work.reach(held, [], _GROUP_ITERATIONS, "hard limits")
     return work.result()
