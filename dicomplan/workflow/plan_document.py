@@ -134,7 +134,7 @@ def plan_document(
         ],
         "influence": {
             "form": "factorised",
-            "voxels": result.influence.voxel_count,
+            "voxels": result.influence.sampled_count,
             "beamlets": result.influence.beamlet_count,
             # nothing is stored element by element
             "nonzeros": 0,
