@@ -151,7 +151,7 @@ def add_constraint(
 def next_state(constraint: Constraint, state: ConstraintState, dose_gy: FloatArray, scale_gy: float) -> ConstraintState:
     """State after a round that ended at ``dose_gy``: multipliers moved, the voxels held chosen anew.
 
-    The penalty grows fourfold where the round did not halve the excess.
+    The penalty doubles where the round did not halve the excess.
     """
     sign, voxels = _sign(constraint), constraint.voxels
     if constraint.kind.startswith("mean"):
