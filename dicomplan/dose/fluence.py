@@ -61,6 +61,21 @@ def _centres(low_mm: float, high_mm: float, step_mm: float) -> FloatArray:
     return centres
 
 
+def together(one: FluencePlane, other: FluencePlane) -> FluencePlane:
+    """The sum of two planes of :func:`plane_axes` with the same pixel, as wide as both."""
+    step = one.step_mm
+    ranges = [
+        (min(a[0], b[0]) - 0.5 * step, max(a[-1], b[-1]) + 0.5 * step)
+        for a, b in ((one.x_mm, other.x_mm), (one.y_mm, other.y_mm))
+    ]
+    x_mm, y_mm = plane_axes(ranges[0], ranges[1], step)
+    values = np.zeros((len(y_mm), len(x_mm)))
+    for plane in (one, other):
+        row, column = (round((axis[0] - wide[0]) / step) for axis, wide in ((plane.y_mm, y_mm), (plane.x_mm, x_mm)))
+        values[row : row + len(plane.y_mm), column : column + len(plane.x_mm)] += plane.values
+    return FluencePlane(values, x_mm, y_mm)
+
+
 def source_sigma_mm(beam: BeamModel, source_axis_distance_mm: float) -> float:
     """Standard deviation (mm on the isocentre plane) of the edge blur that the primary source's size makes.
 

@@ -164,11 +164,14 @@ class DoseSettings:
         return self.report or ("medium" if self.final == "collapsed_cone" else "water")
 
 
+DeliveryMode = Literal["step_and_shoot", "sliding_window"]
+
+
 @dataclass(frozen=True)
 class DeliverySettings:
     """Delivery mode and, for step-and-shoot, the greatest number of segments of the whole plan (None: no limit)."""
 
-    mode: Literal["step_and_shoot", "sliding_window"] = "step_and_shoot"
+    mode: DeliveryMode = "step_and_shoot"
     max_segments: int | None = None
 
 

@@ -108,7 +108,8 @@ def explore(
     sets = voxel_sets(case, voxels, aims.regions)
     maps = [beam.beamlets for beam in operator.beams]
     fluence = np.concatenate(ideal.fluences_mu)
-    dose = np.asarray(operator.forward(fluence), dtype=np.float64) + ideal.difference_gy
+    offset = ideal.difference_gy + ideal.leakage_gy
+    dose = np.asarray(operator.forward(fluence), dtype=np.float64) + offset
     # what pulls at the two goals beside the search itself would favour one of them
     neutral = tuple(spec for spec in aims.guide if spec.hard or spec.goal not in goals)
     smoothing = plan_smoothing(maps)
@@ -134,7 +135,7 @@ def explore(
         operator,
         held,
         start=fluence,
-        dose_offset_gy=ideal.difference_gy,
+        dose_offset_gy=offset,
         settings=replace(FIRST, max_iterations=1),
         cancel=cancel,
     )
@@ -144,7 +145,7 @@ def explore(
         (pair[0], pair[1]),
         replace(start, fluence=fluence, dose_gy=dose),
         count=count,
-        dose_offset_gy=ideal.difference_gy,
+        dose_offset_gy=offset,
         states=start.states,
         progress=progress,
         cancel=cancel,
@@ -152,7 +153,7 @@ def explore(
     values = []
     for number, point in enumerate(points, start=1):
         progress(Progress("explore", f"dose of plan {number} of {count}"))
-        planes = fluence_planes(maps, operator.split(point.solution.fluence), case)
+        planes = fluence_planes(maps, operator.split(point.solution.fluence), ideal.leakage, case)
         values.append(goal_values(case, doses.near(planes).dose_gy))
     return Front(goals, tuple(values))
 

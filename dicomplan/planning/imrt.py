@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dicomplan.beams.beamlets import BeamletMap
 from dicomplan.beams.delivery import Beam
 from dicomplan.dose.engines import plane_of_beamlets
-from dicomplan.dose.fluence import FluencePlane
+from dicomplan.dose.fluence import FluencePlane, together
 from dicomplan.dose.influence import FactorisedInfluence
 from dicomplan.dose.volume import DoseVolume
 from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
@@ -20,6 +20,7 @@ from dicomplan.optimization.solver import SolverSettings
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import PlanningCase, goal_values, plan_loss
+from dicomplan.planning.leakage import BeamLeakage, expected_leakage
 from dicomplan.planning.pursuing import GUIDE_SHARE, Aims, corrected, pursue, without_idle
 from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
 
@@ -40,22 +41,36 @@ _CURABLE = 0.01  # of its limit, by which a hard constraint may be broken before
 _PASSES = 3  # of looking at the accurate dose
 _LATER_EFFORT = 0.5  # a pass begins where the last one ended
 
+PointDose = Callable[[Beam, FluencePlane], Float32Array]
+"""Dose (voxels,) at the optimisation voxels of one beam's plane, Gy of one fraction, by the optimiser's engine."""
+
 
 @dataclass(frozen=True)
 class IdealPlan:
     """The optimised fluence: ``fluences_mu`` per beam (MU of one fraction), its dose, and the objective of each pass.
 
-    ``aims`` are those in the end, with what the accurate dose moved; ``difference_gy`` (voxels,) is the accurate dose minus
-    the operator's at the optimisation voxels.
+    ``dose`` is that of the fluence and of its ``leakage``. ``aims`` are those in the end, with what the accurate dose moved.
+    At the optimisation voxels (voxels,) ``leakage_gy`` is what the operator's engine makes of the leakage, and
+    ``difference_gy`` by how much the accurate dose is more than by that engine.
     """
 
     fluences_mu: tuple[FloatArray, ...]
+    leakage: tuple[BeamLeakage | None, ...]
+    leakage_gy: FloatArray
     dose: DoseVolume
     values: Mapping[StructureGoal, float]
     aims: Aims
     difference_gy: FloatArray
     iterations: int
     objective: tuple[float, ...]
+
+    @property
+    def with_leakage_mu(self) -> tuple[FloatArray, ...]:
+        """Fluence of each beam's beamlets, what leaks in it included."""
+        return tuple(
+            fluence if leak is None else fluence + leak.on_beamlets_mu
+            for fluence, leak in zip(self.fluences_mu, self.leakage, strict=True)
+        )
 
 
 def plan_smoothing(maps: Sequence[BeamletMap]) -> Smoothing:
@@ -76,13 +91,17 @@ def plan_smoothing(maps: Sequence[BeamletMap]) -> Smoothing:
 
 
 def fluence_planes(
-    maps: Sequence[BeamletMap], fluences_mu: Sequence[FloatArray], case: PlanningCase
+    maps: Sequence[BeamletMap],
+    fluences_mu: Sequence[FloatArray],
+    leakage: Sequence[BeamLeakage | None],
+    case: PlanningCase,
 ) -> list[tuple[Beam, FluencePlane]]:
-    """The plane of each beam's fluence, before sequencing."""
-    return [
-        (one.beam, plane_of_beamlets(one.filled(fluence), one.x_edges_mm, one.y_edges_mm, case.machine))
-        for one, fluence in zip(maps, fluences_mu, strict=True)
-    ]
+    """The plane of each beam's fluence with its leakage, before sequencing."""
+    planes = []
+    for one, fluence, leak in zip(maps, fluences_mu, leakage, strict=True):
+        plane = plane_of_beamlets(one.filled(fluence), one.x_edges_mm, one.y_edges_mm, case.machine)
+        planes.append((one.beam, plane if leak is None else together(plane, leak.plane)))
+    return planes
 
 
 def optimise_fluence(
@@ -91,10 +110,11 @@ def optimise_fluence(
     voxels: OptimizationVoxels,
     aims: Aims,
     doses: AnchoredDose,
+    point_dose: PointDose,
     progress: ProgressCallback = ignore_progress,
     cancel: Cancel | None = None,
 ) -> IdealPlan:
-    """The fluence that serves the aims best on the accurate dose.
+    """The fluence that serves the aims best on the accurate dose, what will leak while it is delivered included.
 
     What the accurate dose says otherwise than the operator is held while the wishes are pursued again, and aims move by
     what is judged otherwise than optimised, until no goal changes by more than :data:`SETTLED` of the highest level. The
@@ -119,11 +139,12 @@ def optimise_fluence(
     for turn in range(_PASSES):
         progress(Progress("optimize", "dose of the fluence"))
         fluences = tuple(operator.split(found.solution.fluence))
-        planes = fluence_planes(maps, fluences, case)
+        leakage = expected_leakage(maps, fluences, case.machine, case.resolved.template.delivery.mode)
+        planes = fluence_planes(maps, fluences, leakage, case)
         dose = doses.exact(planes) if turn == 0 else doses.near(planes)
         before, values = values, goal_values(case, dose.dose_gy)
-        offset = _difference(dose, operator, found.solution.fluence, voxels)
-        plan = IdealPlan(fluences, dose, values, aims, offset, iterations, tuple(objective))
+        offset = voxels.difference_gy(dose.dose_gy, operator.forward(found.solution.fluence))
+        plan = IdealPlan(fluences, leakage, offset, dose, values, aims, offset, iterations, tuple(objective))
         if best is None or ideal_loss(values) <= ideal_loss(best.values):
             best = plan
         if turn == _PASSES - 1 or cancel.finishing or (turn > 0 and _settled(before, values, scale)):
@@ -147,17 +168,19 @@ def optimise_fluence(
         objective.append(found.solution.objective[-1])
     assert best is not None
     progress(Progress("optimize", "dose of the best fluence"))
-    dose = doses.exact(fluence_planes(maps, best.fluences_mu, case))
-    offset = _difference(dose, operator, np.concatenate(best.fluences_mu), voxels)
+    dose = doses.exact(fluence_planes(maps, best.fluences_mu, best.leakage, case))
+    leakage_gy = _leakage_gy(maps, best.leakage, point_dose, case.resolved.fractions, best.difference_gy)
+    offset = voxels.difference_gy(dose.dose_gy, operator.forward(np.concatenate(best.fluences_mu)))
     values = goal_values(case, dose.dose_gy)
     at_voxels = voxels.dose_gy(dose.dose_gy)
     aims = corrected(best.aims, sets, scale, at_voxels, values)
     return replace(
         best,
+        leakage_gy=leakage_gy,
         dose=dose,
         values=values,
         aims=aims,
-        difference_gy=offset,
+        difference_gy=offset - leakage_gy,
         iterations=iterations,
         objective=tuple(objective),
     )
@@ -181,8 +204,16 @@ def _settled(before: Mapping[StructureGoal, float], after: Mapping[StructureGoal
     )
 
 
-def _difference(
-    dose: DoseVolume, operator: FactorisedInfluence, fluence_mu: FloatArray, voxels: OptimizationVoxels
+def _leakage_gy(
+    maps: Sequence[BeamletMap],
+    leakage: Sequence[BeamLeakage | None],
+    point_dose: PointDose,
+    fractions: int,
+    like: FloatArray,
 ) -> FloatArray:
-    """(rows,) accurate dose minus the operator's, Gy."""
-    return voxels.difference_gy(dose.dose_gy, operator.forward(fluence_mu))
+    """(voxels,) dose of the leakage of all beams by the optimiser's engine, Gy of the course, shaped ``like`` it."""
+    total = np.zeros_like(like)
+    for one, leak in zip(maps, leakage, strict=True):
+        if leak is not None:
+            total += fractions * point_dose(one.beam, leak.plane).astype(np.float64)
+    return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,6 @@ from dicomplan.beams.beamlets import BeamletMap
 from dicomplan.beams.delivery import BeamDelivery, with_meterset
 from dicomplan.dose.engines import delivery_plane
 from dicomplan.dose.explicit import DenseInfluence
-from dicomplan.dose.fluence import FluencePlane
 from dicomplan.dose.influence import FactorisedInfluence
 from dicomplan.events import Cancel, Progress, ProgressCallback, ignore_progress
 from dicomplan.optimization.voxels import VoxelSet
@@ -28,7 +27,7 @@ from dicomplan.planning.delivering import (
 )
 from dicomplan.planning.delivery_rounds import METERSET_MARGIN, DeliveredPlan, Rounds, count_segments
 from dicomplan.planning.generating import first_apertures, generated, instead_of
-from dicomplan.planning.imrt import IdealPlan
+from dicomplan.planning.imrt import IdealPlan, PointDose
 from dicomplan.planning.levels import DOSE_TOLERANCE, steps_by_dose
 from dicomplan.planning.near_ideal import delivery_loss, goal_loss, kept_near
 from dicomplan.planning.pursuing import reached
@@ -49,9 +48,6 @@ _COARSER = 1.2  # the step grows by this until the segments are few enough
 _PATIENCE = 1  # rounds in a row that were not worth it and are followed by another
 _WORTH = 0.015  # of the loss, and of a percent: what a round must gain to be worth it
 
-PointDose = Callable[[BeamDelivery, FluencePlane], Float32Array]
-"""Dose (voxels,) at the optimisation voxels of one beam's plane, Gy of one fraction, by the optimiser's engine."""
-
 
 def sequenced_within(
     maps: Sequence[BeamletMap],
@@ -66,7 +62,7 @@ def sequenced_within(
     Where even one level of each beam takes more segments, steps grow until they fit or nothing is left to give up.
     """
     if case.resolved.template.delivery.mode == "sliding_window":
-        return slide_plan(maps, ideal.fluences_mu, case.machine)
+        return slide_plan(maps, ideal.with_leakage_mu, case.machine)
     tolerance = DOSE_TOLERANCE * case.resolved.highest_level_gy
     steps = steps_by_dose(maps, ideal.fluences_mu, case.machine, influence, tolerance, max_segments, cancel)
     highest = max(float(fluence.max(initial=0.0)) for fluence in ideal.fluences_mu)
@@ -86,7 +82,7 @@ def segment_influence(
         for part in parts(item):
             cancel.check()
             alone = with_meterset(part, 1.0 / part.meterset_mu)
-            columns.append(point_dose(alone, delivery_plane(alone, case.machine)) * case.resolved.fractions)
+            columns.append(point_dose(alone.beam, delivery_plane(alone, case.machine)) * case.resolved.fractions)
     return DenseInfluence(np.ascontiguousarray(np.stack(columns), dtype=np.float32))
 
 
@@ -172,7 +168,7 @@ def deliver(
             progress,
             cancel,
             influence,
-            [(plan, np.concatenate(ideal.fluences_mu))],
+            [(plan, np.concatenate(ideal.with_leakage_mu))],
             fine,
             max_segments,
         )

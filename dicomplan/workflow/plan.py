@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomplan import __version__
-from dicomplan.beams.delivery import BeamDelivery, direction
+from dicomplan.beams.delivery import Beam, BeamDelivery, direction
 from dicomplan.beams.limits import violations
 from dicomplan.dicom.identity import Identity
 from dicomplan.dicom.read import read_plan
@@ -36,12 +36,12 @@ from dicomplan.plan.template import PlanTemplate, StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import goal_values, plan_loss
 from dicomplan.planning.exploring import explore, explored_goals
-from dicomplan.planning.imrt import optimise_fluence
+from dicomplan.planning.imrt import PointDose, optimise_fluence
 from dicomplan.planning.normalizing import normalization, scaled_deliveries
 from dicomplan.planning.proving import verdict
 from dicomplan.planning.pursuing import aims_of
 from dicomplan.planning.robustness import shifted_values
-from dicomplan.planning.segments import PointDose, deliver
+from dicomplan.planning.segments import deliver
 from dicomplan.sequencing.aperture_moves import FINE_MARGIN_MM, FINE_STEP_MM, fine_map
 from dicomplan.workflow.clock import Clock, creation_time
 from dicomplan.workflow.logs import RunLog
@@ -111,13 +111,13 @@ def make_plan(
         voxels = optimised_voxels(setup, aims)
         seen = seen_by_beams(setup, voxels.indices, clock)
         influence = influence_of(setup, setup.maps, seen, voxels)
-        ideal = optimise_fluence(case, influence, voxels, aims, doses, clock.progress, cancel)
+        by_beam = {direction(one.beam): part for one, part in zip(setup.maps, seen, strict=True)}
+        point_dose = _point_dose(setup, by_beam, influence.rows)
+        ideal = optimise_fluence(case, influence, voxels, aims, doses, point_dose, clock.progress, cancel)
     front = None
     if traded is not None:
         with clock.stage("explore"):
             front = explore(case, influence, voxels, ideal, doses, traded, progress=clock.progress, cancel=cancel)
-    by_beam = {direction(one.beam): part for one, part in zip(setup.maps, seen, strict=True)}
-    point_dose = _point_dose(setup, by_beam, influence.rows)
     limit = setup.resolved.template.delivery.max_segments
     try:
         with clock.stage("sequence"):
@@ -212,7 +212,7 @@ def _point_doses(
         for one in setup.maps
     }
     alone = _point_dose(setup, seen)
-    shares = [float(alone(item, delivery_plane(item, setup.case.machine))[0]) for item in deliveries]
+    shares = [float(alone(item.beam, delivery_plane(item, setup.case.machine))[0]) for item in deliveries]
     totals: dict[tuple[float, ...], float] = {}
     for item, share in zip(deliveries, shares, strict=True):
         totals[direction(item.beam)] = totals.get(direction(item.beam), 0.0) + share
@@ -232,9 +232,9 @@ def _point_dose(
     photons = photons_cm2_per_mu(machine, setup.kernel)
     sigma = blurred_sigma_mm(setup.kernel, machine)
 
-    def dose(delivery: BeamDelivery, plane: FluencePlane) -> Float32Array:
+    def dose(beam: Beam, plane: FluencePlane) -> Float32Array:
         scaled = FluencePlane(plane.values * photons, plane.x_mm, plane.y_mm)
-        at_voxels = pencil_beam_dose(scaled, seen[direction(delivery.beam)], sigma)
+        at_voxels = pencil_beam_dose(scaled, seen[direction(beam)], sigma)
         return at_voxels if rows is None else rows.dose(at_voxels)
 
     return dose
