@@ -341,7 +341,7 @@ def goals_section(data: ReportData) -> Markup:
     if not goals:
         return Markup("")
     note = (
-        "Final: dose of the exported control points, which decides. Ideal: optimised fluence before sequencing, with what will leak. "
-        "Room: distance to the limit, negative where it is missed. Judged unrounded."
+        "Final: dose of the exported control points, which decides. Ideal: optimised fluence before sequencing, with "
+        "what will leak. Room: distance to the limit, negative where it is missed. Judged unrounded."
     )
     return section("goals", "Goals", _goal_table(goals), element("p", note, class_="note"))
