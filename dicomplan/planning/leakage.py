@@ -19,6 +19,7 @@ from dicomplan.dose.fluence import (
     field_range_mm,
     plane_axes,
 )
+from dicomplan.errors import NotDeliverableError
 from dicomplan.machine.model import JawModel, MachineModel
 from dicomplan.plan.template import DeliveryMode
 from dicomplan.planning.delivering import sequence_plan, slide_plan
@@ -45,7 +46,8 @@ def expected_leakage(
 ) -> tuple[BeamLeakage | None, ...]:
     """The leakage of each map's fluence (count,), from a quick sequence of it in the delivery's ``mode``.
 
-    It depends on metersets and on where jaws stand, so on the fluence as a whole; None for a beam that gives nothing.
+    It depends on metersets and on where jaws stand, so on the fluence as a whole; None for a beam that gives nothing, or
+    that cannot be sequenced: sequencing in earnest has the error for that.
     """
     return tuple(
         _of_beam(one, fluence, machine, mode) if float(fluence.max(initial=0.0)) > 0.0 else None
@@ -54,11 +56,14 @@ def expected_leakage(
 
 
 def _of_beam(one: BeamletMap, fluence: FloatArray, machine: MachineModel, mode: DeliveryMode) -> BeamLeakage | None:
-    if mode == "sliding_window":
-        plan = slide_plan([one], [fluence], machine)
-    else:
-        step = max(float(fluence.max()) / _LEVELS, machine.min_segment_meterset_mu)
-        plan = sequence_plan([one], [fluence], machine, step, restarts=_RESTARTS)
+    try:
+        if mode == "sliding_window":
+            plan = slide_plan([one], [fluence], machine)
+        else:
+            step = max(float(fluence.max()) / _LEVELS, machine.min_segment_meterset_mu)
+            plan = sequence_plan([one], [fluence], machine, step, restarts=_RESTARTS)
+    except NotDeliverableError:
+        return None
     segments = tuple(segment for item in plan.deliveries for segment in item.segments)
     if not segments:
         return None
