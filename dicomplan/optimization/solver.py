@@ -1,4 +1,4 @@
-"""The solver: bounded quasi-Newton (L-BFGS-B) on terms, hard limits and smoothing of one linear dose operator."""
+"""The solver: bounded quasi-Newton descent on terms, hard limits and smoothing of one linear dose operator."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from dicomplan.optimization.constraints import (
     next_state,
     relaxed,
 )
+from dicomplan.optimization.descent import Memory, descend
 from dicomplan.optimization.focusing import Focus
 from dicomplan.optimization.meterset import Meterset, meterset
 from dicomplan.optimization.operator import DoseOperator
@@ -30,7 +31,7 @@ FloatArray = NDArray[np.float64]
 StopReason = Literal["converged", "iteration limit", "no descent", "asked to end"]
 
 _MOST_ROUNDS = 100  # a round that makes no step must not be repeated for ever
-_FIRST_STEP = 0.1  # of the fluence's norm: how far the first step of L-BFGS-B goes
+_FIRST_STEP = 0.1  # of the fluence's norm: how far the first step goes
 _SHARE_STEP = 0.1  # likewise of the share by which limits give way, of the dose that there is
 _KEPT_PENALTY = 400.0  # of what an earlier search hands on
 _LEAST_SIZE = 0.03  # of the median beamlet: one that hardly reaches anything is not scaled up further
@@ -71,11 +72,11 @@ class Problem:
 class SolverSettings:
     """When to stop, and how often the limits are looked at.
 
-    ``max_iterations`` of L-BFGS-B in all rounds together; ``relative_change``: converged when the objective fell by
+    ``max_iterations`` of descent in all rounds together; ``relative_change``: converged when the objective fell by
     less than this part of itself over ``window`` iterations; ``round_iterations``: after so many the multipliers of the
     hard limits move if one is exceeded; ``tolerance``: a hard limit counts as met when it is exceeded by less than this
-    part of its dose; ``enough``: stop as soon as all limits are met without giving way; ``history``: pairs that L-BFGS-B
-    keeps (Byrd, Lu, Nocedal and Zhu, SIAM J. Sci. Comput. 16 (1995) 1190).
+    part of its dose; ``enough``: stop as soon as all limits are met without giving way; ``history``: pairs of
+    step and change of slope that descent keeps.
     """
 
     max_iterations: int = 300
@@ -96,7 +97,8 @@ class Solution:
     ``term_values``: of each term at the end, in the order of the problem; ``states``: of each hard limit;
     ``excess_gy``: by how much each hard limit is exceeded (0 or less: met), given way as ``shares`` says (one for each of
     the problem's ``gives``). ``limits_met`` within the tolerance.
-    ``fluence_scale`` is the typical fluence that variables and smoothing were scaled with.
+    ``fluence_scale`` is the typical fluence that variables and smoothing were scaled with; ``memory``: what is known of the
+    curvature, in fluence.
     """
 
     fluence: FloatArray
@@ -110,6 +112,7 @@ class Solution:
     stopped: StopReason
     fluence_scale: float
     shares: tuple[float, ...] = ()
+    memory: Memory | None = None
 
 
 def solve(
@@ -144,6 +147,8 @@ def solve(
     settings = SolverSettings() if settings is None else settings
     factor = np.asarray(dose_factor, dtype=np.float64)
     work = _Work(operator, problem, dose_offset_gy, factor, most, settings, progress, cancel)
+    if warm_start is not None and warm_start.memory is not None:
+        work.memory = warm_start.memory.scaled(np.ones(operator.beamlet_count + len(problem.gives)))
     fluence, scale = work.begin(start, warm_start)
     if states is None:
         states = () if warm_start is None else warm_start.states
@@ -188,6 +193,7 @@ class _Work:
     limits: tuple[Constraint, ...] = ()
     shares: FloatArray = field(default_factory=lambda: np.zeros(0))
     relative: FloatArray = field(default_factory=lambda: np.zeros(0))
+    memory: Memory = field(init=False)
     focus: Focus = field(init=False)
 
     def __post_init__(self) -> None:
@@ -205,6 +211,7 @@ class _Work:
             raise ValueError(f"smoothing names a beamlet beyond {self.operator.beamlet_count}")
         self.relative = self.relative_units()
         self.focus = Focus(self.operator)
+        self.memory = Memory(self.settings.history)
 
     def relative_units(self) -> FloatArray:
         """(beamlets,) how large a unit each variable has relative to the others: where a beamlet does less, a larger one.
@@ -297,7 +304,7 @@ class _Work:
         return value + limits, slope, share_slope, dose
 
     def run(self, fluence: FloatArray, scale: float, known: Sequence[ConstraintState | None]) -> Solution:
-        """Rounds of L-BFGS-B, the multipliers moved in between."""
+        """Rounds of descent, the multipliers moved in between."""
         problem, settings, self.scale = self.problem, self.settings, scale
         self.give_way(np.array([min(max(give.start, give.least), give.most) for give in problem.gives]))
         dose = self.dose(fluence)
@@ -335,6 +342,7 @@ class _Work:
             stopped=stopped,
             fluence_scale=scale,
             shares=tuple(self.shares.tolist()),
+            memory=self.memory.scaled(np.ones(len(fluence))),
         )
 
     def first_states(self, dose: FloatArray, known: Sequence[ConstraintState | None]) -> tuple[ConstraintState, ...]:
@@ -362,15 +370,13 @@ class _Work:
         )
 
     def descend(self, fluence: FloatArray) -> tuple[FloatArray, StopReason]:
-        """One round of L-BFGS-B from ``fluence``; the multipliers stay."""
-        from scipy.optimize import OptimizeResult, minimize
-
+        """One round of descent from ``fluence``; the multipliers stay."""
         settings = self.settings
-        # the first step of L-BFGS-B has length 1: variables are scaled so that this is a tenth of the fluence
+        # the first step has length 1: variables are scaled so that this is a tenth of the fluence
         unit = _FIRST_STEP * max(float(np.sum(fluence * fluence)) ** 0.5, self.scale * len(fluence) ** 0.5)
         values: list[float] = []
         dose = np.empty(0)
-        stalled = exceeded = satisfied = ended = overlooked = False
+        stopped: StopReason = "no descent"
         self.focus.begin(self.iterations)
 
         count = len(fluence)
@@ -383,71 +389,56 @@ class _Work:
             value, slope, share_slope, dose = self.evaluate(inside[:count])
             return value, np.concatenate([slope, share_slope]) * units
 
-        def each(intermediate_result: OptimizeResult) -> None:
-            nonlocal stalled, exceeded, satisfied, ended, overlooked
-            self.iterations += 1
-            values.append(float(intermediate_result.fun))
-            message = f"iteration {self.iterations}, objective {self.objective[-1]:.6g}"
-            self.progress(Progress("optimize", message, min(1.0, self.iterations / settings.max_iterations)))
-            if self.cancel is not None and self.cancel.finishing:
-                ended = True
-                raise StopIteration
-            if len(values) > settings.window:
-                fall = values[-1 - settings.window] - values[-1]
-                if fall <= settings.relative_change * abs(values[-1]):
-                    stalled = True
-                    raise StopIteration
-            # the last evaluation of an iteration is at its own fluence
-            if settings.enough and self.shares.max(initial=0.0) <= settings.tolerance and self.met(dose):
-                satisfied = True
-                raise StopIteration
-            if len(values) >= settings.round_iterations and not self.met(dose):
-                exceeded = True
-                raise StopIteration
-            if self.focus.due(self.iterations):
-                here = intermediate_result.x[:count] * units[:count]
-                if self.look(dose if self.focus.rows is None else self.dose(here)):
-                    overlooked = True
-                    raise StopIteration
-
+        # what is known of the curvature is kept in the units of fluence and shares
+        memory = self.memory.scaled(1.0 / units)
+        lower, upper = (np.array(one) for one in zip(*self.bounds(units[:count]), strict=True))
         point = np.concatenate([fluence, self.shares]) / units
         while True:
-            left = settings.max_iterations - self.iterations
-            found = minimize(
-                merit,
-                point,
-                jac=True,
-                method="L-BFGS-B",
-                bounds=self.bounds(units[:count]),
-                callback=each,
-                options={
-                    "maxcor": settings.history,
-                    "maxiter": left,
-                    "maxfun": 20 * left + 20,
-                    "ftol": 0.0,
-                    "gtol": 0.0,
-                },
-            )
-            point = np.asarray(found.x, dtype=np.float64)
-            if ended or self.iterations >= settings.max_iterations:
+            overlooked = False
+            for at in descend(merit, point, lower, upper, memory):
+                point = at.variables
+                self.iterations += 1
+                values.append(at.value)
+                message = f"iteration {self.iterations}, objective {self.objective[-1]:.6g}"
+                self.progress(Progress("optimize", message, min(1.0, self.iterations / settings.max_iterations)))
+                if self.cancel is not None and self.cancel.finishing:
+                    stopped = "asked to end"
+                    break
+                if self.iterations >= settings.max_iterations:
+                    stopped = "iteration limit"
+                    break
+                if self.round_done(values, dose):
+                    stopped = "converged"
+                    break
+                if self.focus.due(self.iterations):
+                    here = dose if self.focus.rows is None else self.dose(point[:count] * units[:count])
+                    overlooked = self.look(here)
+                    if overlooked:
+                        break
+            if stopped in ("asked to end", "iteration limit"):
                 break
             if self.focus.rows is not None and not overlooked:
                 overlooked = self.look(self.dose(point[:count] * units[:count]))
             if not overlooked:
                 break
             # what was found was the least of a sum that left something out
-            stalled = exceeded = satisfied = overlooked = False
+            stopped = "no descent"
             values.clear()
-        stopped: StopReason = "no descent"
-        if ended:
-            stopped = "asked to end"
-        elif self.iterations >= settings.max_iterations:
-            stopped = "iteration limit"
-        elif stalled or exceeded or satisfied:
-            stopped = "converged"
+        self.memory = memory.scaled(units)
         inside = point * units
         self.give_way(inside[count:])
         return cast(FloatArray, np.maximum(inside[:count], 0.0)), stopped
+
+    def round_done(self, values: Sequence[float], dose: FloatArray) -> bool:
+        """Whether a round has ended, from the value after each of its iterations and the dose where it is."""
+        settings = self.settings
+        if len(values) > settings.window:
+            fall = values[-1 - settings.window] - values[-1]
+            if fall <= settings.relative_change * abs(values[-1]):
+                return True
+        if settings.enough and self.shares.max(initial=0.0) <= settings.tolerance and self.met(dose):
+            return True
+        return len(values) >= settings.round_iterations and not self.met(dose)
 
     def share_units(self) -> FloatArray:
         """(gives,) of the variables that are shares: a part of the dose that there is to begin with."""
