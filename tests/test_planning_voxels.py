@@ -97,8 +97,7 @@ def test_doses_at_a_targets_border_are_those_that_are_judged(case: PlanningCase,
 def test_points_are_trilinear_between_voxels(case: PlanningCase, voxels: OptimizationVoxels) -> None:
     grid, border = case.density.grid, voxels.border
     dose = np.random.default_rng(3).uniform(0, 60, grid.shape).astype(np.float32) * (case.body > 0)
-    step = (np.array(np.unravel_index(border.part, (border.parts,) * 3)) + 0.5) / border.parts - 0.5
-    index = np.array(np.unravel_index(voxels.indices[border.holder], grid.shape)) + step
+    index = np.array(np.unravel_index(voxels.indices[border.holder], grid.shape)) + border.place
     places = grid.local_from_patient(grid.patient_from_index(index.T))
     expected = np.concatenate([dose.ravel()[voxels.indices], trilinear(dose, grid, places)])
     np.testing.assert_allclose(voxels.dose_gy(dose), expected, rtol=1e-5, atol=1e-4)

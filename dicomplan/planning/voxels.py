@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
 from dicomplan.dose.between import RowsOfDose
-from dicomplan.geometry.grid import VoxelGrid
 from dicomplan.optimization.voxels import VoxelSet
 from dicomplan.patient.coverage import coverage_on_grid
 from dicomplan.plan.derive import AIR_DENSITY_G_CM3, ALL_SCENARIOS, Region
 from dicomplan.plan.matching import BODY
+from dicomplan.planning.border import BorderPoints, border_points
 from dicomplan.planning.case import PlanningCase
 
 Float32Array = NDArray[np.float32]
@@ -25,25 +25,7 @@ SHELL_MM = 12.0
 
 _THINNING = 2  # elsewhere every second voxel along each axis stands for its neighbours
 _LARGE_CC = 1500.0  # structures larger than this are thinned out too
-_PARTS = 3  # along each axis, of a voxel at a target's border
-_FEWER_PARTS = 2  # where that would give more points than
-_MOST_POINTS = 300_000
 _NEAR = 0.25  # a face to a voxel that is covered less than this lies near the border
-
-
-@dataclass(frozen=True)
-class BorderPoints:
-    """Where targets end, dose is looked at between voxel centres: that is where goals are won or lost.
-
-    ``cells`` (c,) rising places in the list of voxels that are cut into points (in them targets have no voxels, but points);
-    ``holder`` (m,) for each point the voxel that it lies in, a place in the same list; ``part`` (m,) which of the voxel's
-    ``parts`` cubed parts it is the centre of, counted z, y, x.
-    """
-
-    cells: IntArray
-    holder: IntArray
-    part: IntArray
-    parts: int
 
 
 @dataclass(frozen=True)
@@ -86,14 +68,14 @@ def optimization_voxels(case: PlanningCase, structures: Sequence[str]) -> Optimi
     """
     grid = case.density.grid
     dense = np.zeros(grid.shape, dtype=np.bool_)
-    targets = {target.name for target in case.resolved.targets}
+    targets = tuple(dict.fromkeys(target.name for target in case.resolved.targets))
     for name in structures:
         coverage = case.coverages[name]
         if name in targets or coverage.volume_cc <= _LARGE_CC:
             dense |= coverage_on_grid(coverage, grid) > 0
-    dense |= _distance_to(case, tuple(targets)) <= SHELL_MM
+    dense |= _distance_to(case, targets) <= SHELL_MM
     inside = case.body > 0
-    cut = inside & _at_borders(case, tuple(targets))
+    cut = inside & _at_borders(case, targets)
     dense |= _grown(cut)
     lattice = np.zeros(grid.shape, dtype=np.bool_)
     lattice[::_THINNING, ::_THINNING, ::_THINNING] = True
@@ -101,7 +83,7 @@ def optimization_voxels(case: PlanningCase, structures: Sequence[str]) -> Optimi
     indices = np.flatnonzero(chosen)
     stands_for = np.where(dense.ravel()[indices], 1.0, float(_THINNING**3))
     robust = case.resolved.template.robust
-    border = _border_points(case, tuple(targets), np.flatnonzero(cut.ravel()[indices]), indices)
+    border = border_points(case, targets, np.flatnonzero(cut.ravel()[indices]), indices)
     rows = _rows(case, border, indices)
     return OptimizationVoxels(indices, stands_for, border, rows, 1 if robust is None else 1 + len(robust.shifts_mm))
 
@@ -152,7 +134,7 @@ def _covered(case: PlanningCase, structure: str, voxels: OptimizationVoxels, tar
     if not target:
         return np.concatenate([of_voxels, np.zeros(len(border.part), dtype=np.float32)])
     of_voxels[border.cells] = 0.0
-    return np.concatenate([of_voxels, _in_parts(case, structure, voxels.indices[border.holder], border)])
+    return np.concatenate([of_voxels, border.covered(case, structure, voxels.indices)])
 
 
 def _voxel_set(
@@ -205,43 +187,6 @@ def _at_borders(case: PlanningCase, structures: tuple[str, ...]) -> NDArray[np.b
     return result
 
 
-def _in_parts(case: PlanningCase, structure: str, at: IntArray, border: BorderPoints) -> Float32Array:
-    """(m,) covered fraction of the parts that ``border`` tells of; ``at`` (m,) their voxels, linear on the dose grid."""
-    grid, cut = case.density.grid, border.parts
-    if len(at) == 0:
-        return np.zeros(0, dtype=np.float32)
-    where = np.array(np.unravel_index(at, grid.shape))
-    low, high = where.min(axis=1), where.max(axis=1) + 1
-    box = grid.crop((int(low[0]), int(low[1]), int(low[2])), (int(high[0]), int(high[1]), int(high[2])))
-    covered = coverage_on_grid(case.coverages[structure], _divided(box, cut))
-    z, y, x = cut * (where - low[:, None]) + np.array(np.unravel_index(border.part, (cut,) * 3))
-    found: Float32Array = covered[z, y, x]
-    return found
-
-
-def _divided(grid: VoxelGrid, parts: int) -> VoxelGrid:
-    """The grid with each voxel cut into ``parts`` along each axis."""
-    nz, ny, nx = grid.shape
-    dz, dy, dx = grid.spacing_mm
-    x, y, z = grid.patient_from_index([0.5 * (1.0 / parts - 1.0)] * 3)
-    return replace(
-        grid,
-        shape=(parts * nz, parts * ny, parts * nx),
-        spacing_mm=(dz / parts, dy / parts, dx / parts),
-        origin_mm=(float(x), float(y), float(z)),
-    )
-
-
-def _border_points(case: PlanningCase, targets: tuple[str, ...], cells: IntArray, indices: IntArray) -> BorderPoints:
-    """The parts of the voxels ``cells`` (places in ``indices``) that hold some of a target."""
-    parts = _PARTS if len(cells) * _PARTS**3 <= _MOST_POINTS else _FEWER_PARTS
-    every = BorderPoints(cells, np.repeat(cells, parts**3), np.tile(np.arange(parts**3), len(cells)), parts)
-    needed = np.zeros(len(every.part), dtype=np.bool_)
-    for name in targets:
-        needed |= _in_parts(case, name, indices[every.holder], every) > 1e-3
-    return replace(every, holder=every.holder[needed], part=every.part[needed])
-
-
 def _rows(case: PlanningCase, border: BorderPoints, indices: IntArray) -> RowsOfDose:
     """Every voxel as it is, then the points: trilinear between voxels, held beyond the grid's outermost centres.
 
@@ -251,7 +196,7 @@ def _rows(case: PlanningCase, border: BorderPoints, indices: IntArray) -> RowsOf
     place = np.full(int(np.prod(shape)), -1, dtype=np.int64)
     place[indices] = np.arange(len(indices))
     where = np.array(np.unravel_index(indices[border.holder], shape))
-    offset = (np.array(np.unravel_index(border.part, (border.parts,) * 3)) + 0.5) / border.parts - 0.5
+    offset = border.place
     beside = np.clip(where + np.sign(offset).astype(np.int64), 0, np.array(shape)[:, None] - 1)
     row, column, weight = [np.arange(len(indices))], [np.arange(len(indices))], [np.ones(len(indices))]
     for corner in np.ndindex(2, 2, 2):
