@@ -181,3 +181,19 @@ def test_goals_are_judged_and_weighed(case: PlanningCase) -> None:
     assert losses[2][0] == 0.0
     assert min(losses) == losses[2]  # the only one that keeps the cord's limit, though it misses the target
     assert losses[3] < losses[1] < losses[0]
+
+
+def test_a_goal_out_of_reach_does_not_outweigh_one_that_is_near(case: PlanningCase) -> None:
+    """Exceeded twenty times, a goal gains by 1 Gy less than a target loses by 0.5 Gy less; a near miss counts by its limit."""
+    dose = np.full(case.density.grid.shape, 47.5, dtype=np.float32)
+    target, far = (
+        next(goal for goal in goal_values(case, dose) if not goal.hard and goal.structure == name)
+        for name in ("PTV_5000", "SpinalCord")
+    )
+    far = replace(far, goal=replace(far.goal, limit=1.0), priority=target.priority)
+
+    def loss(covered_gy: float, organ_gy: float) -> float:
+        return plan_loss({target: covered_gy, far: organ_gy})[1]
+
+    assert loss(47.0, 21.0) < loss(46.5, 20.0)
+    assert loss(47.5, 1.02) - loss(47.5, 1.01) == pytest.approx(0.01, rel=0.05)

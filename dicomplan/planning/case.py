@@ -63,12 +63,18 @@ def plan_loss(values: Mapping[StructureGoal, float]) -> tuple[float, float]:
     """How bad a plan is, to be compared: excess of the hard constraints, then the goals' shortfalls.
 
     The shortfalls are summed, a later group of goals counting 0.7 of the one before it, each unmet goal with 0.5 % more
-    so that a goal just missed is worth curing.
+    so that a goal just missed is worth curing. A goal that is exceeded many times counts by its own value, not its limit,
+    as while it is pursued: out of reach it would outweigh all others by what is a trace of it.
     """
     hard = sum(max(0.0, shortfall(goal, value)) for goal, value in values.items() if goal.hard)
     soft = sum(
-        0.7 ** (goal.priority - 1) * (shortfall(goal, value) + 0.005)
+        0.7 ** (goal.priority - 1) * (_bounded(goal, shortfall(goal, value)) + 0.005)
         for goal, value in values.items()
         if not goal.hard and shortfall(goal, value) > 0
     )
     return hard, soft
+
+
+def _bounded(goal: StructureGoal, missing: float) -> float:
+    """A shortfall relative to the greater of limit and value: below 1, and for a near miss the same."""
+    return missing / (1.0 + missing) if goal.goal.at_most else missing
