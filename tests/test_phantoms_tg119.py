@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
+from dicomplan.beams.arrangement import isocenter_mm
 from dicomplan.dicom.read import read_study
+from dicomplan.machine.library import load_machine
 from dicomplan.patient.coverage import coverage_on_grid, rasterize
 from dicomplan.phantoms import tg119
 from dicomplan.phantoms.study import PhantomStudy
 from dicomplan.phantoms.write import content_hash
+from dicomplan.plan.coverages import structure_coverages
 from dicomplan.plan.library import load_template
 from dicomplan.plan.resolve import resolve
 
@@ -176,3 +180,17 @@ def test_the_tool_writes_them_readable_and_always_the_same(tmp_path: Path) -> No
     refused = subprocess.run([sys.executable, TOOL, tmp_path, "tg119"], check=False, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "tg119_cshape" in refused.stderr
+
+
+def test_no_leaf_side_lies_where_targets_touch() -> None:
+    """Multi-target's isocentre as its template has it: rows of fluence that end on a border cannot make dose fall there."""
+    template, case = load_template("tg119_multitarget"), phantom("tg119_multitarget").case
+    needed = tuple(one for one in template.derived if one.name in ("Targets", "AroundIsocenter"))
+    resolved = resolve(replace(template, derived=needed, goals=()), case.structures)
+    assert isinstance(resolved.isocenter, str)
+    around = structure_coverages(case, resolved).by_name[resolved.isocenter]
+    x, y, z = isocenter_mm([around])
+    sides = z + load_machine(template.machine).mlc.leaf_boundaries_mm
+    assert (x, y) == (0.0, 0.0)
+    for touching_mm in (-20.0, 20.0):
+        assert np.abs(sides - touching_mm).min() >= 2.0
