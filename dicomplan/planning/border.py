@@ -1,4 +1,4 @@
-"""Points where targets end: there goals are won or lost, and the optimiser has to see the dose as it is judged."""
+"""Points where targets and organs end: there goals are won or lost, and the optimiser has to see the dose as it is judged."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-_PARTS = 3  # along each axis, of a voxel at a target's border
+_PARTS = 3  # along each axis, of a voxel at a border
 _FEWER_PARTS = 2  # where that would give more points than
 _MOST_POINTS = 300_000
-_LEAST, _WHOLE = 1e-3, 0.999  # of a part that a target covers: no more than a trace; no border runs through it
-_EVERY = -1  # a point of all targets that cover its part wholly
+_LEAST, _WHOLE = 1e-3, 0.999  # of a part that a structure covers: no more than a trace; no border runs through it
+_EVERY = -1  # a point of all structures that cover its part wholly
 
 
 @dataclass(frozen=True)
 class BorderPoints:
-    """Where targets end, dose is looked at between voxel centres.
+    """Where structures end, dose is looked at between voxel centres.
 
-    ``cells`` (c,) rising places in the list of voxels that are cut into points (in them targets have no voxels, but points);
-    ``holder`` (m,) for each point the voxel that it lies in, a place in the same list; ``part`` (m,) in which of the voxel's
-    ``parts`` cubed parts it lies, counted z, y, x; ``place`` (3, m) where in the voxel, z, y, x from its centre in voxels;
-    ``owner`` (m,) the one of ``targets`` whose border runs through the part, -1 for all that cover it wholly.
+    ``cells`` (c,) rising places in the list of voxels that are cut into points (there the ``structures`` have no voxels, but
+    points); ``holder`` (m,) for each point the voxel that it lies in, a place in the same list; ``part`` (m,) in which of the
+    voxel's ``parts`` cubed parts it lies, counted z, y, x; ``place`` (3, m) where in the voxel, z, y, x from its centre in
+    voxels; ``owner`` (m,) the one of ``structures`` whose border runs through the part, -1 for all that cover it wholly.
 
-    Points lie anywhere in what of the part their target covers (random, the same each time). In the middles of parts, a face
-    along the grid would have them in planes, and of a dose that falls by 6 Gy/mm there the coldest 1 % would be known to half
-    a plane's distance: 1 to 2 Gy.
+    Points lie anywhere in what of the part their structure covers (random, the same each time). In the middles of parts, a
+    face along the grid would have them in planes, and of a dose that falls by 6 Gy/mm there the coldest 1 % would be known to
+    half a plane's distance: 1 to 2 Gy.
     """
 
     cells: IntArray
@@ -43,19 +43,19 @@ class BorderPoints:
     parts: int
     place: FloatArray
     owner: IntArray
-    targets: tuple[str, ...]
+    structures: tuple[str, ...]
 
     def covered(self, case: PlanningCase, structure: str, indices: IntArray) -> Float32Array:
         """(m,) covered fraction of the part that a point stands for; ``indices`` the listed voxels, linear on the dose grid."""
         found = _in_parts(case, structure, indices[self.holder], self.part, self.parts)
-        own = self.targets.index(structure)
+        own = self.structures.index(structure)
         stands = np.where(self.owner == _EVERY, found >= _WHOLE, self.owner == own)
         result: Float32Array = np.where(stands, found, np.float32(0.0))
         return result
 
 
 def border_points(
-    case: PlanningCase, targets: Sequence[str], cells: IntArray, indices: IntArray, seed: int = 0
+    case: PlanningCase, structures: Sequence[str], cells: IntArray, indices: IntArray, seed: int = 0
 ) -> BorderPoints:
     """The points of the voxels ``cells`` (places in ``indices``, the voxels that are listed, linear on the dose grid)."""
     parts = _PARTS if len(cells) * _PARTS**3 <= _MOST_POINTS else _FEWER_PARTS
@@ -63,7 +63,7 @@ def border_points(
     at = indices[holder]
     shared = np.zeros(len(part), dtype=np.bool_)
     chosen, owners, centres, widths = [], [], [], []
-    for number, name in enumerate(targets):
+    for number, name in enumerate(structures):
         covered = _in_parts(case, name, at, part, parts)
         shared |= covered >= _WHOLE
         crossed = np.flatnonzero((covered > _LEAST) & (covered < _WHOLE))
@@ -82,7 +82,7 @@ def border_points(
     anywhere = np.random.default_rng(seed).random((3, len(which))) - 0.5
     inside = centre[:, order] + width[:, order] * anywhere
     place = (np.array(np.unravel_index(part[which], (parts,) * 3)) + 0.5 + inside) / parts - 0.5
-    return BorderPoints(cells, holder[which], part[which], parts, place, owner[order], tuple(targets))
+    return BorderPoints(cells, holder[which], part[which], parts, place, owner[order], tuple(structures))
 
 
 def _covered_places(

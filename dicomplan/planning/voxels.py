@@ -25,6 +25,7 @@ SHELL_MM = 12.0
 
 _THINNING = 2  # elsewhere every second voxel along each axis stands for its neighbours
 _LARGE_CC = 1500.0  # structures larger than this are thinned out too
+_SMALL_CC = 150.0  # organs up to this have points at their border: beyond, it is a small part of them
 _NEAR = 0.25  # a face to a voxel that is covered less than this lies near the border
 
 
@@ -64,7 +65,7 @@ class OptimizationVoxels:
 def optimization_voxels(case: PlanningCase, structures: Sequence[str]) -> OptimizationVoxels:
     """All voxels of the structures that objectives name and of a shell round the targets; a lattice of the rest of BODY.
 
-    And points where the targets end.
+    And points where targets end, and small structures of which more is asked than a mean.
     """
     grid = case.density.grid
     dense = np.zeros(grid.shape, dtype=np.bool_)
@@ -75,7 +76,8 @@ def optimization_voxels(case: PlanningCase, structures: Sequence[str]) -> Optimi
             dense |= coverage_on_grid(coverage, grid) > 0
     dense |= _distance_to(case, targets) <= SHELL_MM
     inside = case.body > 0
-    cut = inside & _at_borders(case, targets)
+    bordered = _bordered(case, targets)
+    cut = inside & _at_borders(case, bordered)
     dense |= _grown(cut)
     lattice = np.zeros(grid.shape, dtype=np.bool_)
     lattice[::_THINNING, ::_THINNING, ::_THINNING] = True
@@ -83,18 +85,25 @@ def optimization_voxels(case: PlanningCase, structures: Sequence[str]) -> Optimi
     indices = np.flatnonzero(chosen)
     stands_for = np.where(dense.ravel()[indices], 1.0, float(_THINNING**3))
     robust = case.resolved.template.robust
-    border = border_points(case, targets, np.flatnonzero(cut.ravel()[indices]), indices)
+    border = border_points(case, bordered, np.flatnonzero(cut.ravel()[indices]), indices)
     rows = _rows(case, border, indices)
     return OptimizationVoxels(indices, stands_for, border, rows, 1 if robust is None else 1 + len(robust.shifts_mm))
+
+
+def _bordered(case: PlanningCase, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """The targets, and small structures of which more is asked than a mean: what is hot in an organ is its border."""
+    asked = (*case.resolved.constraints, *case.resolved.goals)
+    names = (one.structure for one in asked if one.goal.metric.kind != "mean" and one.structure != BODY)
+    small = (name for name in names if 0.0 < case.coverages[name].volume_cc <= _SMALL_CC)
+    return tuple(dict.fromkeys((*targets, *small)))
 
 
 def voxel_sets(
     case: PlanningCase, voxels: OptimizationVoxels, regions: Sequence[Region]
 ) -> dict[Region, VoxelSet | None]:
-    """The rows of each region (voxels, of targets points at their border) with covered volumes (cm3); None for no volume."""
+    """The rows of each region (voxels, and points where borders are) with covered volumes (cm3); None for no volume."""
     holders = voxels.holders
     inside = voxels.indices[holders]  # place on the dose grid
-    targets = {target.name for target in case.resolved.targets}
     covered: dict[str, Float32Array] = {}
     far: dict[tuple[str, ...], Float32Array] = {}
     asked = any(one.reachable or one.counted for one in regions)
@@ -106,7 +115,7 @@ def voxel_sets(
     result: dict[Region, VoxelSet | None] = {}
     for region in regions:
         if region.structure not in covered:
-            covered[region.structure] = _covered(case, region.structure, voxels, region.structure in targets)
+            covered[region.structure] = _covered(case, region.structure, voxels)
         fraction = covered[region.structure]
         if region.without:
             if region.without not in far:
@@ -126,12 +135,12 @@ def reachable_fraction(case: PlanningCase, structure: str) -> Float32Array:
     return part
 
 
-def _covered(case: PlanningCase, structure: str, voxels: OptimizationVoxels, target: bool) -> Float32Array:
-    """(rows,) covered fraction of each voxel and point: a target has points in the voxels that are cut, others voxels alone."""
+def _covered(case: PlanningCase, structure: str, voxels: OptimizationVoxels) -> Float32Array:
+    """(rows,) covered fraction of each voxel and point: where a structure has points, it has them in all voxels that are cut."""
     whole = case.body if structure == BODY else _on_grid(case, structure)
     of_voxels = whole.ravel()[voxels.indices]
     border = voxels.border
-    if not target:
+    if structure not in border.structures:
         return np.concatenate([of_voxels, np.zeros(len(border.part), dtype=np.float32)])
     of_voxels[border.cells] = 0.0
     return np.concatenate([of_voxels, border.covered(case, structure, voxels.indices)])
