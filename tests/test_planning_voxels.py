@@ -13,7 +13,7 @@ from dicomplan.events import Cancel, ignore_progress
 from dicomplan.geometry.resample import trilinear
 from dicomplan.machine.library import load_machine
 from dicomplan.metrics.dvh import DoseSamples, evaluate
-from dicomplan.metrics.grammar import parse_metric
+from dicomplan.metrics.grammar import parse_goal, parse_metric
 from dicomplan.metrics.sampling import dose_samples
 from dicomplan.patient.coverage import coverage_on_grid
 from dicomplan.plan.derive import AIR_DENSITY_G_CM3, HIGHER_LEVEL_MARGIN_MM, Region
@@ -197,3 +197,39 @@ def test_a_goal_out_of_reach_does_not_outweigh_one_that_is_near(case: PlanningCa
 
     assert loss(47.0, 21.0) < loss(46.5, 20.0)
     assert loss(47.5, 1.02) - loss(47.5, 1.01) == pytest.approx(0.01, rel=0.05)
+
+
+def test_a_plan_without_dose_is_no_better_than_one_too_hot(case: PlanningCase) -> None:
+    """Two hard limits that fight: twice too hot breaks them no more than half too cold, nothing at all most."""
+    dose = np.full(case.density.grid.shape, 47.5, dtype=np.float32)
+    found = next(goal for goal in goal_values(case, dose) if goal.hard)
+    most = replace(found, goal=replace(found.goal, limit=30.0))
+    least = replace(found, goal=replace(found.goal, limit=40.0, at_most=False))
+    assert plan_loss({most: 60.0, least: 40.0})[0] == pytest.approx(plan_loss({most: 30.0, least: 20.0})[0])
+    assert plan_loss({most: 60.0, least: 40.0})[0] < plan_loss({most: 0.4, least: 0.4})[0]
+
+
+def test_the_hot_border_of_an_organ_is_seen_as_it_is_judged(case: PlanningCase) -> None:
+    """Dose falls by 5 Gy/mm through the cord; without points its hottest part lay in voxels that were held to nothing."""
+    hot = replace(case.resolved.goals[0], structure="SpinalCord", goal=parse_goal("D5% <= 20 Gy"))
+    asked = replace(case, resolved=replace(case.resolved, constraints=(), goals=(hot,)))
+    grid = case.density.grid
+    x = grid.patient_from_index(np.stack(np.indices(grid.shape), axis=-1))[..., 0]
+    dose = (100.0 + 5.0 * x).astype(np.float32)
+    judged = dose_samples(case.coverages["SpinalCord"], dose, grid)
+    points = optimization_voxels(asked, ("SpinalCord",))
+    region = Region("SpinalCord")
+    found = voxel_sets(asked, points, [region])[region]
+    assert found is not None
+    samples = DoseSamples.of_points(points.dose_gy(dose)[found.indices], found.weights)
+    assert samples.volume_cc == pytest.approx(judged.volume_cc, rel=1e-3)
+    for percent in (1.0, 2.0, 5.0):
+        seen, exact = (one.hottest_gy(percent / 100.0 * one.volume_cc) for one in (samples, judged))
+        assert seen == pytest.approx(exact, abs=0.1 * 5.0), percent
+    # of a mean alone, voxels are enough
+    assert (
+        "SpinalCord"
+        not in optimization_voxels(
+            replace(case, resolved=replace(case.resolved, constraints=(), goals=())), ()
+        ).border.structures
+    )

@@ -64,9 +64,10 @@ def plan_loss(values: Mapping[StructureGoal, float]) -> tuple[float, float]:
 
     The shortfalls are summed, a later group of goals counting 0.7 of the one before it, each unmet goal with 0.5 % more
     so that a goal just missed is worth curing. A goal that is exceeded many times counts by its own value, not its limit,
-    as while it is pursued: out of reach it would outweigh all others by what is a trace of it.
+    as while it is pursued: out of reach it would outweigh all others by what is a trace of it, and of two hard limits that
+    fight a plan of no dose at all would break the one least.
     """
-    hard = sum(max(0.0, shortfall(goal, value)) for goal, value in values.items() if goal.hard)
+    hard = sum(max(0.0, _bounded(goal, shortfall(goal, value))) for goal, value in values.items() if goal.hard)
     soft = sum(
         0.7 ** (goal.priority - 1) * (_bounded(goal, shortfall(goal, value)) + 0.005)
         for goal, value in values.items()
