@@ -191,7 +191,8 @@ def test_beams_of_a_made_plan_enter_where_they_should(whole: helpers.Planned) ->
     for number, side in ((1, ANTERIOR), (2, LEFT), (3, ENTRIES[4][2]), (4, ENTRIES[5][2])):
         found = helpers.dose_of(whole.dataset(f"RTDOSE_{number}.dcm"))
         assert nearest(found, target + 22.0 * side) > 1.1 * nearest(found, target - 22.0 * side), number
-        assert nearest(found, target) > 5.0
+        # how much each beam gives, and where in the target most, is the optimiser's business; outside its field it is 0.5 %
+        assert nearest(found, target) > 0.1 * found[0].max(), number
 
 
 def test_the_dose_of_a_made_plan_is_in_the_target(whole: helpers.Planned) -> None:
