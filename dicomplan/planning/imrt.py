@@ -38,8 +38,9 @@ _ACROSS = 0.5  # roughness across leaves counts less than along them: leaf pairs
 FIRST = SolverSettings(max_iterations=80)
 _AGAIN = SolverSettings(max_iterations=70)
 _CURABLE = 0.01  # of its limit, by which a hard constraint may be broken before it is sequenced
-_PASSES = 3  # of looking at the accurate dose
-_LATER_EFFORT = 0.5  # a pass begins where the last one ended
+_EFFORTS = (None, 1.0, 0.5)
+"""Of the passes after the first look at the accurate dose (:func:`~dicomplan.planning.pursuing.pursue`): all goals at once,
+which says how much will leak; then in order, and again from where that ended."""
 
 PointDose = Callable[[Beam, FluencePlane], Float32Array]
 """Dose (voxels,) at the optimisation voxels of one beam's plane, Gy of one fraction, by the optimiser's engine."""
@@ -136,7 +137,9 @@ def optimise_fluence(
     )
     iterations, objective = found.iterations, [found.solution.objective[-1]]
     values: Mapping[StructureGoal, float] = {}
-    for turn in range(_PASSES):
+    # without wishes there is no order, and nothing to do at once first
+    efforts = _EFFORTS if aims.wishes else _EFFORTS[1:]
+    for turn in range(len(efforts) + 1):
         progress(Progress("optimize", "dose of the fluence"))
         fluences = tuple(operator.split(found.solution.fluence))
         leakage = expected_leakage(maps, fluences, case.machine, case.resolved.template.delivery.mode)
@@ -147,7 +150,7 @@ def optimise_fluence(
         plan = IdealPlan(fluences, leakage, offset, dose, values, aims, offset, iterations, tuple(objective))
         if best is None or ideal_loss(values) <= ideal_loss(best.values):
             best = plan
-        if turn == _PASSES - 1 or cancel.finishing or (turn > 0 and _settled(before, values, scale)):
+        if turn == len(efforts) or cancel.finishing or (turn > 0 and _settled(before, values, scale)):
             break
         at_voxels = voxels.dose_gy(dose.dose_gy)
         aims = corrected(aims, sets, scale, at_voxels, values)
@@ -160,7 +163,7 @@ def optimise_fluence(
             smoothing=smoothing,
             warm_start=found,
             dose_offset_gy=offset,
-            effort=1.0 if turn == 0 else _LATER_EFFORT,
+            effort=efforts[turn],
             progress=progress,
             cancel=cancel,
         )
