@@ -38,7 +38,7 @@ _ACROSS = 0.5  # roughness across leaves counts less than along them: leaf pairs
 FIRST = SolverSettings(max_iterations=80)
 _AGAIN = SolverSettings(max_iterations=70)
 _CURABLE = 0.01  # of its limit, by which a hard constraint may be broken before it is sequenced
-_EFFORTS = (None, 1.0, 0.5)
+_EFFORTS = (None, 1.5, 0.75)
 """Of the passes after the first look at the accurate dose (:func:`~dicomplan.planning.pursuing.pursue`): all goals at once,
 which says how much will leak; then in order, and again from where that ended."""
 
