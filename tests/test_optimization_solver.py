@@ -12,7 +12,7 @@ from scipy.optimize import minimize, nnls
 from dicomplan.errors import CancelledError
 from dicomplan.events import Cancel
 from dicomplan.metrics.dvh import DoseSamples
-from dicomplan.optimization.constraints import Constraint
+from dicomplan.optimization.constraints import Constraint, first_state, next_state
 from dicomplan.optimization.smoothing import Smoothing
 from dicomplan.optimization.solver import Problem, SolverSettings, solve
 from dicomplan.optimization.terms import Term
@@ -254,7 +254,7 @@ import hashlib
 import numpy as np
 from scipy import sparse
 from optimization_helpers import Dense
-from dicomplan.optimization.constraints import Constraint
+from dicomplan.optimization.constraints import Constraint, first_state, next_state
 from dicomplan.optimization.smoothing import Smoothing
 from dicomplan.optimization.solver import Problem, SolverSettings, solve
 from dicomplan.optimization.terms import Term
@@ -302,3 +302,18 @@ def test_the_same_bits_each_time_and_with_any_number_of_threads():
     problem = Problem(terms, LEVEL, (Constraint("upper", organ, 35.0),))
     bits = {hashlib.sha256(solve(Dense(matrix), problem).fluence.tobytes()).hexdigest() for _ in range(3)}
     assert len(bits) == 1
+
+
+def test_multipliers_of_a_limit_that_cannot_be_held_stay_bounded():
+    """Kept 5 Gy too hot for a hundred rounds: what the limit weighs in all must not outgrow everything else."""
+    voxels = VoxelSet("t", np.arange(50), np.full(50, 0.1))
+    limit = Constraint("upper", voxels, 20.0)
+    dose = np.full(50, 25.0)
+    state = first_state(limit, dose)
+    forces = []
+    for _ in range(100):
+        state = next_state(limit, state, dose, 50.0)
+        forces.append(float(state.held @ state.multipliers))
+    assert forces[0] < forces[5]
+    assert forces[-1] == pytest.approx(forces[50]) == pytest.approx(max(forces))
+    assert max(forces) < 1000.0

@@ -50,6 +50,14 @@ def test_a_broken_hard_constraint_fails_the_plan(failed: helpers.Planned) -> Non
     assert "D50% &lt;= 20 Gy" in failed.outcome.report.read_text(encoding="utf-8")
 
 
+def test_what_is_delivered_of_limits_that_fight_lies_between_them(failed: helpers.Planned) -> None:
+    """Multipliers that grow for ever would let rounding decide in the end: on hundreds of Gy, or none."""
+    final = failed.document["structures"]["PTV_5000"]["final"]
+    assert 20.0 < final["D98%_gy"] < 40.0
+    assert 20.0 < final["D50%_gy"] < 40.0
+    assert final["D2%_gy"] < 120.0
+
+
 def test_what_no_relaxation_proves_is_left_open(failed: helpers.Planned) -> None:
     """Half a target may get 75 Gy as far as the proof goes: it says so, and names what was found."""
     found = failed.document["feasibility"]

@@ -18,6 +18,12 @@ ConstraintKind = Literal["upper", "lower", "mean_upper", "mean_lower"]
 _FIRST_PENALTY = 100.0
 _GROWTH = 2.0  # of the penalty, where a round did not halve the excess
 _LARGEST_PENALTY = 1e5
+_MOST_FORCE = 500.0
+"""Of all multipliers of a limit together, times the voxels' weights: what a limit is worth that can be held is 0.3 to 30 in
+plans (relative to the terms, per share of the scale). Where limits fight no multipliers are large enough, and without a bound
+they outgrow all else, until rounding decides on the dose (safeguarded multipliers: Birgin and Martinez, Practical Augmented
+Lagrangian Methods for Constrained Optimization, SIAM 2014, chapter 4)."""
+
 _LEAST_WEIGHT = 0.25  # of the largest: where a structure ends is a limit like any other
 _LEAST_FREE = 0.25  # of the allowed volume, where voxels that are never held use it up
 
@@ -151,7 +157,7 @@ def add_constraint(
 def next_state(constraint: Constraint, state: ConstraintState, dose_gy: FloatArray, scale_gy: float) -> ConstraintState:
     """State after a round that ended at ``dose_gy``: multipliers moved, the voxels held chosen anew.
 
-    The penalty doubles where the round did not halve the excess.
+    The penalty doubles where the round did not halve the excess. Multipliers are bounded (:data:`_MOST_FORCE`).
     """
     sign, voxels = _sign(constraint), constraint.voxels
     if constraint.kind.startswith("mean"):
@@ -160,6 +166,9 @@ def next_state(constraint: Constraint, state: ConstraintState, dose_gy: FloatArr
         excess = sign * (dose_gy[voxels.indices] - constraint.dose_gy) / scale_gy
     held = hold(constraint, dose_gy)
     multipliers = np.where(held > 0.0, np.maximum(0.0, state.multipliers + state.penalty * excess), 0.0)
+    force = float(held @ multipliers)
+    if force > _MOST_FORCE:
+        multipliers *= _MOST_FORCE / force
     worst = excess_gy(constraint, held, dose_gy)
     grow = worst > 0.5 * max(state.excess_gy, 0.0) and worst > 0.0
     penalty = min(_GROWTH * state.penalty, _LARGEST_PENALTY) if grow else state.penalty
