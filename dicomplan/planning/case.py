@@ -41,15 +41,22 @@ def goal_value(goal: StructureGoal, samples: DoseSamples) -> float | None:
     return evaluate(goal.goal.metric, samples, goal.goal.unit)
 
 
-def goal_values(case: PlanningCase, dose_gy: Float32Array) -> dict[StructureGoal, float]:
-    """Value of every goal and hard constraint on a dose (z, y, x; Gy of the course); empty structures are left out."""
+def goal_samples(case: PlanningCase, dose_gy: Float32Array) -> dict[str, DoseSamples]:
+    """A dose (z, y, x; Gy of the course) in every structure that a goal or hard constraint is about."""
+    names = dict.fromkeys(goal.structure for goal in (*case.resolved.constraints, *case.resolved.goals))
+    return {name: dose_samples(case.coverages[name], dose_gy, case.density.grid) for name in names}
+
+
+def values_of(case: PlanningCase, samples: Mapping[str, DoseSamples]) -> dict[StructureGoal, float]:
+    """Value of every goal and hard constraint on :func:`goal_samples`; empty structures are left out."""
     wanted = (*case.resolved.constraints, *case.resolved.goals)
-    samples = {
-        name: dose_samples(case.coverages[name], dose_gy, case.density.grid)
-        for name in dict.fromkeys(goal.structure for goal in wanted)
-    }
     found = ((goal, goal_value(goal, samples[goal.structure])) for goal in wanted)
     return {goal: value for goal, value in found if value is not None}
+
+
+def goal_values(case: PlanningCase, dose_gy: Float32Array) -> dict[StructureGoal, float]:
+    """Value of every goal and hard constraint on a dose (z, y, x; Gy of the course); empty structures are left out."""
+    return values_of(case, goal_samples(case, dose_gy))
 
 
 def shortfall(goal: StructureGoal, value: float) -> float:

@@ -22,7 +22,7 @@ from dicomplan.plan.derive import Region
 from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.aperture_dose import ApertureDose, begun
-from dicomplan.planning.case import PlanningCase, goal_values
+from dicomplan.planning.case import PlanningCase, goal_samples, values_of
 from dicomplan.planning.delivering import (
     SequencedPlan,
     part_metersets_mu,
@@ -30,6 +30,7 @@ from dicomplan.planning.delivering import (
     with_part_metersets,
 )
 from dicomplan.planning.imrt import plan_smoothing
+from dicomplan.planning.normalizing import normalization, scaled_samples
 from dicomplan.planning.pursuing import GUIDE_SHARE, Aims, Pursuit, corrected, pursue
 from dicomplan.planning.voxels import OptimizationVoxels
 from dicomplan.sequencing.aperture_moves import aperture_fluence, moved, without_slits
@@ -50,18 +51,20 @@ METERSET_MARGIN = 1.002
 
 @dataclass(frozen=True)
 class DeliveredPlan:
-    """Deliveries as they will be printed, their accurate dose and what it gives for each goal.
+    """Deliveries to the digits that are printed, before normalisation; their accurate dose and what it gives for each goal.
 
-    ``errors``: what sequencing left of each optimised beam's fluence. ``passes``: objective after each optimisation of
-    the metersets. ``generated``: whether segments come from column generation. ``goal_losses``
-    (:func:`~dicomplan.planning.near_ideal.goal_loss`) of each plan that was looked at: of what was sequenced, its
-    metersets optimised, of what was generated where it was, and of each round; last of this plan.
+    ``normalized``: what it will give once the template's normalisation has been applied. ``errors``: what sequencing left of
+    each optimised beam's fluence. ``passes``: objective after each optimisation of the metersets. ``generated``: whether
+    segments come from column generation. ``goal_losses`` (:func:`~dicomplan.planning.near_ideal.goal_loss`, normalised) of
+    each plan that was looked at: of what was sequenced, its metersets optimised, of what was generated where it was, and of
+    each round; last of this plan.
     """
 
     sequenced: SequencedPlan
     deliveries: tuple[BeamDelivery, ...]
     dose: DoseVolume
     values: Mapping[StructureGoal, float]
+    normalized: Mapping[StructureGoal, float]
     passes: tuple[float, ...]
     generated: bool = False
     goal_losses: tuple[float, ...] = ()
@@ -214,8 +217,13 @@ class Rounds:
         self.progress(Progress("final_dose", f"round {len(self.passes)}"))
         planes = direction_planes(deliveries, self.case.machine)
         dose = self.doses.exact(planes) if exact else self.doses.near(planes)
-        values = goal_values(self.case, dose.dose_gy)
-        return DeliveredPlan(self.sequenced, deliveries, dose, values, tuple(self.passes))
+        samples = goal_samples(self.case, dose.dose_gy)
+        values = after = values_of(self.case, samples)
+        scaling = normalization(self.case, dose.dose_gy)
+        if scaling is not None:
+            scaled = {name: scaled_samples(one, scaling.factor) for name, one in samples.items()}
+            after = values_of(self.case, scaled)
+        return DeliveredPlan(self.sequenced, deliveries, dose, values, after, tuple(self.passes))
 
     def learn(self, plan: DeliveredPlan) -> None:
         """Hold what the plan's dose says otherwise than the optimiser, and pursue what it misses."""

@@ -10,7 +10,7 @@ from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.case import plan_loss, shortfall
 from dicomplan.planning.pursuing import Aims
 
-UNSEEN = 0.75
+UNSEEN = 0.25
 """What a goal may lose before anybody minds: in % of the highest level for goals in Gy, in points for goals on a volume."""
 
 _LATER = 1  # groups: what is only to stay where it was comes so much after what is to be reached

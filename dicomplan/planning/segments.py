@@ -144,9 +144,9 @@ def deliver(
     rounds: leaf positions and metersets together (with ``fine``: all cells of finer maps of the same beams), or another sweep
     of a fluence that makes up for what the last one did otherwise. Each round looks at the dose of the printed digits, holds
     its difference to the optimiser's dose, tightens a broken hard limit by its overshoot and moves the aims of goals by what
-    they are judged otherwise. While goals alone are at stake it looks near the last exact dose; a broken limit is always
-    looked at exactly, and so is the best round in the end: if its exact dose breaks a limit, the rounds that are left go on
-    from there. Once ``cancel`` is finishing, the best round so far is taken.
+    they are judged otherwise; what it lost counts after normalisation. While goals alone are at stake it looks near the last
+    exact dose; a broken limit is always looked at exactly, and so is the best round in the end: if its exact dose breaks a
+    limit, the rounds that are left go on from there. Once ``cancel`` is finishing, the best round so far is taken.
     """
     cancel = cancel or Cancel()
     progress(Progress("sequence", "leaf positions"))
@@ -174,20 +174,20 @@ def deliver(
         )
 
     def loss(plan: DeliveredPlan) -> tuple[float, float]:
-        return delivery_loss(plan.values, ideal.values, level)
+        return delivery_loss(plan.normalized, ideal.values, level)
 
     sequenced = sequenced_within(maps, influence, ideal, case, max_segments, cancel)
     progress(Progress("sequence", f"dose of {count_segments(sequenced.deliveries)} segments"))
     work = begun(sequenced, segment_influence(sequenced.deliveries, case, point_dose, cancel))
     found = best = work.first()
-    losses = [goal_loss(best.values, ideal.values, level)]
+    losses = [goal_loss(best.normalized, ideal.values, level)]
     other = None
     if fine is not None and max_segments is not None and loss(best) > (0.0, 0.0) and not cancel.finishing:
         other = generated_within(maps, ideal, case, voxels, sets, fine, max_segments, progress, cancel)
     if other is not None:
         another = begun(other, None)
         first = another.first()
-        losses.append(goal_loss(first.values, ideal.values, level))
+        losses.append(goal_loss(first.normalized, ideal.values, level))
         if loss(first) < loss(best):
             work, found, best = another, first, first
     exact = False
@@ -198,7 +198,7 @@ def deliver(
         rounds += 1
         broken = loss(found)[0] > 0
         found = work.again(found, exact=broken)
-        losses.append(goal_loss(found.values, ideal.values, level))
+        losses.append(goal_loss(found.normalized, ideal.values, level))
         gained = loss(best)[1] - loss(found)[1]
         idle = 0 if broken or gained > max(_WORTH * abs(loss(best)[1]), _WORTH) else idle + 1
         if loss(found) < loss(best):
@@ -209,6 +209,6 @@ def deliver(
         rounds += 1
         found = work.again(best, exact=True)
         best = min(best, found, key=loss)
-    losses.append(goal_loss(best.values, ideal.values, level))
+    losses.append(goal_loss(best.normalized, ideal.values, level))
     generating = other is not None and work.sequenced is other
     return replace(best, passes=tuple(work.passes), generated=generating, goal_losses=tuple(losses))
