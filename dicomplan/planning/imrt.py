@@ -21,6 +21,7 @@ from dicomplan.plan.template import StructureGoal
 from dicomplan.planning.anchoring import AnchoredDose
 from dicomplan.planning.case import PlanningCase, goal_values, plan_loss
 from dicomplan.planning.leakage import BeamLeakage, expected_leakage
+from dicomplan.planning.normalizing import normalization
 from dicomplan.planning.pursuing import GUIDE_SHARE, Aims, corrected, pursue, without_idle
 from dicomplan.planning.voxels import OptimizationVoxels, voxel_sets
 
@@ -50,9 +51,9 @@ PointDose = Callable[[Beam, FluencePlane], Float32Array]
 class IdealPlan:
     """The optimised fluence: ``fluences_mu`` per beam (MU of one fraction), its dose, and the objective of each pass.
 
-    ``dose`` is that of the fluence and of its ``leakage``. ``aims`` are those in the end, with what the accurate dose moved.
-    At the optimisation voxels (voxels,) ``leakage_gy`` is what the operator's engine makes of the leakage, and
-    ``difference_gy`` by how much the accurate dose is more than by that engine.
+    ``dose`` is that of the fluence and of its ``leakage``, both after the template's normalisation. ``aims`` are those in the
+    end, with what the accurate dose moved. At the optimisation voxels (voxels,) ``leakage_gy`` is what the operator's engine
+    makes of the leakage, and ``difference_gy`` by how much the accurate dose is more than by that engine.
     """
 
     fluences_mu: tuple[FloatArray, ...]
@@ -177,7 +178,7 @@ def optimise_fluence(
     values = goal_values(case, dose.dose_gy)
     at_voxels = voxels.dose_gy(dose.dose_gy)
     aims = corrected(best.aims, sets, scale, at_voxels, values)
-    return replace(
+    plan = replace(
         best,
         leakage_gy=leakage_gy,
         dose=dose,
@@ -186,6 +187,25 @@ def optimise_fluence(
         difference_gy=offset - leakage_gy,
         iterations=iterations,
         objective=tuple(objective),
+    )
+    return _normalized(plan, case)
+
+
+def _normalized(plan: IdealPlan, case: PlanningCase) -> IdealPlan:
+    """The plan with the template's normalisation: what is delivered will have it, too."""
+    scaling = normalization(case, plan.dose.dose_gy)
+    if scaling is None:
+        return plan
+    factor = scaling.factor
+    dose = DoseVolume(plan.dose.grid, (plan.dose.dose_gy * factor).astype(np.float32))
+    return replace(
+        plan,
+        fluences_mu=tuple(fluence * factor for fluence in plan.fluences_mu),
+        leakage=tuple(None if leak is None else leak.times(factor) for leak in plan.leakage),
+        leakage_gy=plan.leakage_gy * factor,
+        dose=dose,
+        values=goal_values(case, dose.dose_gy),
+        difference_gy=plan.difference_gy * factor,
     )
 
 

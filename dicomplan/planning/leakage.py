@@ -40,6 +40,11 @@ class BeamLeakage:
     plane: FluencePlane
     on_beamlets_mu: FloatArray
 
+    def times(self, factor: float) -> BeamLeakage:
+        """The leakage of ``factor`` times the metersets."""
+        plane = replace(self.plane, values=self.plane.values * factor)
+        return BeamLeakage(plane, self.on_beamlets_mu * factor)
+
 
 def expected_leakage(
     maps: Sequence[BeamletMap], fluences_mu: Sequence[FloatArray], machine: MachineModel, mode: DeliveryMode
