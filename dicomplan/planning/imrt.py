@@ -148,7 +148,9 @@ def optimise_fluence(
         dose = doses.exact(planes) if turn == 0 else doses.near(planes)
         before, values = values, goal_values(case, dose.dose_gy)
         offset = voxels.difference_gy(dose.dose_gy, operator.forward(found.solution.fluence))
-        plan = IdealPlan(fluences, leakage, offset, dose, values, aims, offset, iterations, tuple(objective))
+        # what of the difference is leakage matters only in the end
+        nothing = np.zeros_like(offset)
+        plan = IdealPlan(fluences, leakage, nothing, dose, values, aims, offset, iterations, tuple(objective))
         if best is None or ideal_loss(values) <= ideal_loss(best.values):
             best = plan
         if turn == len(efforts) or cancel.finishing or (turn > 0 and _settled(before, values, scale)):
