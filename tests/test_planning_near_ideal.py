@@ -95,4 +95,4 @@ def test_only_goals_with_something_to_spare_are_kept():
     assert [one.goal for one in added] == [spared, volume]
     assert added[0].dose_gy == pytest.approx(20.0 + UNSEEN / 100.0 * LEVEL)  # per cent of the prescription
     assert added[1].allowed_percent == pytest.approx(12.0 + UNSEEN)  # points
-    assert [one.priority for one in added] == [3, 4]
+    assert [one.priority for one in added] == [2, 3]

@@ -13,7 +13,6 @@ from dicomplan.planning.pursuing import Aims
 UNSEEN = 0.25
 """What a goal may lose before anybody minds: in % of the highest level for goals in Gy, in points for goals on a volume."""
 
-_LATER = 1  # groups: what is only to stay where it was comes so much after what is to be reached
 _LATER_SHARE = 0.7  # a later group of goals counts so much of the one before it
 _WITHIN_LIMIT = 0.5  # of a loss beyond the limit counts a loss on the good side of it
 _OWN = 0.2  # of a loss against the ideal plan counts what both of them miss
@@ -59,7 +58,7 @@ def delivery_loss(
 def kept_near(aims: Aims, ideal: Mapping[StructureGoal, float], level_gy: float) -> Aims:
     """The aims with one more wish for each goal that the ideal plan holds with something to spare: to stay near its value.
 
-    They come a group after their goals. Goals in Gy and upper ones on a volume; what is missed already aims at the ideal
+    They come in the groups of their goals. Goals in Gy and upper ones on a volume; what is missed already aims at the ideal
     value (:func:`~dicomplan.planning.pursuing.reached`).
     """
     more = (_kept(spec, ideal, level_gy) for spec in aims.wishes)
@@ -74,11 +73,11 @@ def _kept(spec: ObjectiveSpec, ideal: Mapping[StructureGoal, float], level_gy: f
     wanted = ideal[goal] + sign * UNSEEN / _per_unit(goal, level_gy)
     if sign * (limit - wanted) <= 0.0:
         return None
-    later = replace(spec, priority=spec.priority + _LATER, better=False)
+    kept = replace(spec, better=False)
     if goal.goal.unit == "Gy" and wanted > 0.0:
-        return replace(later, dose_gy=spec.dose_gy * wanted / limit)
+        return replace(kept, dose_gy=spec.dose_gy * wanted / limit)
     if goal.goal.unit == "%" and goal.goal.at_most and spec.allowed_percent > 0.0:
-        return replace(later, allowed_percent=spec.allowed_percent * wanted / limit)
+        return replace(kept, allowed_percent=spec.allowed_percent * wanted / limit)
     return None
 
 
